@@ -1,0 +1,167 @@
+"""What was asked, as frozen values: the one shape of a Devboxfile that the rest of devbox sees.
+
+Sizes are bytes, durations seconds, paths absolute where they are the host's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+
+class Arch(StrEnum):
+    X86_64 = "x86_64"
+    AARCH64 = "aarch64"
+
+
+class Firmware(StrEnum):
+    AUTO = "auto"
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class Network(StrEnum):
+    INTERNET = "internet"
+    NONE = "none"
+    HOST = "host"
+
+
+class FolderType(StrEnum):
+    AUTO = "auto"
+    VIRTIOFS = "virtiofs"
+    NINEP = "9p"
+    RSYNC = "rsync"
+
+
+class When(StrEnum):
+    CHANGED = "changed"
+    ALWAYS = "always"
+    ONCE = "once"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A published digest: `algorithm` is sha256 or sha512, `value` is lower-case hexadecimal."""
+
+    algorithm: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class BoxRef:
+    """Which image is asked for; exactly one of `name`, `url`, `path`, `recipe` is set."""
+
+    name: str = ""
+    url: str = ""
+    path: Path | None = None
+    recipe: str = ""
+    packages: tuple[str, ...] = ()  # with `recipe`: baked in
+    digest: Digest | None = None
+    format: str = "qcow2"  # or "raw"
+
+    def __str__(self) -> str:
+        return self.name or self.url or (f"{self.recipe} (recipe)" if self.recipe else str(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str = "dev"
+    uid: int = 1000
+    gid: int = 1000
+    shell: str = "/bin/bash"
+    groups: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> str:
+        return f"/home/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    host: Path
+    guest: PurePosixPath
+    type: FolderType = FolderType.AUTO
+    readonly: bool = False
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A forwarded port. `host` None means: one that is free, and stays the same for this machine."""
+
+    guest: int
+    host: int | None = None
+    bind: str = "127.0.0.1"
+    protocol: str = "tcp"  # or "udp"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """A step as written: `options` is the kind's own mapping, which the kind turns into its own value.
+
+    `name` is unique within the machine; `user` is the guest account that does it ("" = the kind's default).
+    `position` is `Devboxfile:line` for messages. `timeout` is in seconds, None for no limit.
+    """
+
+    name: str
+    kind: str
+    options: Any
+    user: str = ""
+    when: When = When.CHANGED
+    needs: tuple[str, ...] = ()
+    condition: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    tags: tuple[str, ...] = ()
+    sensitive: bool = False
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    timeout: float | None = None
+    retries: int = 0
+    cwd: str = ""
+    position: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    name: str  # "default" in a file without `machines`
+    boxes: Mapping[Arch, BoxRef]  # the architectures for which a box is given
+    arch: Arch  # resolved: `native` became this computer's
+    cpus: int = 2
+    memory: int = 2 << 30
+    disk: int = 20 << 30
+    firmware: Firmware = Firmware.AUTO
+    hostname: str = "devbox"
+    timezone: str = ""
+    locale: str = ""
+    user: User = User()
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    folders: tuple[Folder, ...] = ()
+    ports: tuple[Port, ...] = ()
+    network: Network = Network.INTERNET
+    hosts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # name → address
+    dns: tuple[str, ...] = ()
+    ca_certs: tuple[Path, ...] = ()
+    proxy: str = "inherit"  # "inherit", "none" or a URL
+    forward_agent: bool = False
+    steps: tuple[StepSpec, ...] = ()
+    message: str = ""
+
+    @property
+    def box(self) -> BoxRef:
+        return self.boxes[self.arch]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    root: Path  # the folder that holds the Devboxfile, absolute
+    name: str
+    machine: MachineSpec
+
+    @property
+    def file(self) -> Path:
+        return self.root / "Devboxfile"

@@ -1,0 +1,189 @@
+"""Every file and folder name that devbox uses, and the upward search for the Devboxfile.
+
+Names only: nothing here creates, reads or writes a file, except that `runtime_root` proves who owns the folder.
+"""
+
+import hashlib
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from devbox.errors import DevboxError, ExitCode
+
+DEVBOXFILE = "Devboxfile"
+LOCAL_FILE = "Devboxfile.local"
+LOCK_FILE = "Devboxfile.lock"
+PROJECT_DIR = ".devbox"
+_PLATFORM: str = sys.platform  # mypy would take the other systems' lines for unreachable
+
+
+def _user_dir(variable: str, kind: str) -> Path:
+    override = os.environ.get(variable)
+    if override:
+        return Path(override).absolute()
+    if _PLATFORM == "linux":  # what platformdirs answers here, without its 25 ms import
+        base = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+        default = Path.home() / {"cache": ".cache", "state": ".local/state"}[kind]
+        return (Path(base) if base.startswith("/") else default) / "devbox"
+    import platformdirs  # noqa: PLC0415
+
+    return Path(platformdirs.user_cache_dir("devbox") if kind == "cache" else platformdirs.user_state_dir("devbox"))
+
+
+def cache_dir() -> Path:
+    """Images and downloads: can be deleted at any time, at the cost of fetching again."""
+    return _user_dir("DEVBOX_CACHE_DIR", "cache")
+
+
+def state_dir() -> Path:
+    """Machines, their disks and their identities: deleting this loses them."""
+    return _user_dir("DEVBOX_STATE_DIR", "state")
+
+
+def runtime_root() -> Path:
+    """Sockets and pid files; short, since a socket path is 107 bytes at most (104 on macOS), and gone after a reboot.
+
+    Raises `runtime.unsafe` when somebody else owns the folder: whoever owns it can talk to our machines.
+    """
+    override = os.environ.get("DEVBOX_RUNTIME_DIR")
+    if override:
+        root = Path(override).absolute()
+    elif os.environ.get("XDG_RUNTIME_DIR") and Path(os.environ["XDG_RUNTIME_DIR"]).is_dir():
+        root = Path(os.environ["XDG_RUNTIME_DIR"]) / "devbox"
+    else:
+        root = Path(f"/tmp/devbox-{os.getuid()}")
+    try:
+        info = root.lstat()
+    except FileNotFoundError:
+        return root
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        raise DevboxError(
+            "runtime.unsafe",
+            f"{root} is not a folder of yours, so the machines' sockets are not safe in it.",
+            hint=f"Remove it, or set DEVBOX_RUNTIME_DIR to a folder that only you can write: {root}",
+        )
+    return root
+
+
+def machines_dir() -> Path:
+    return state_dir() / "machines"
+
+
+def trash_dir() -> Path:
+    return state_dir() / "trash"
+
+
+def resource_dir(name: str) -> Path:
+    """`schemas` or `boxes`: inside the package when installed from a wheel, beside it in a checkout."""
+    packed = Path(__file__).parent / name
+    return packed if packed.is_dir() else Path(__file__).parent.parent / name
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDir:
+    """The files of one machine. `folder` holds identity and disks; `runtime` holds sockets and the pid file."""
+
+    id: str
+
+    @property
+    def folder(self) -> Path:
+        return machines_dir() / self.id
+
+    @property
+    def runtime(self) -> Path:
+        return runtime_root() / self.id[:8]
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "record.json"
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base.img"
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "disk.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        return self.folder / "seed.iso"
+
+    @property
+    def firmware_vars(self) -> Path:
+        return self.folder / "firmware_vars.fd"
+
+    @property
+    def login_key(self) -> Path:
+        return self.folder / "id_ed25519"
+
+    @property
+    def host_key(self) -> Path:
+        return self.folder / "host_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.folder / "ssh_config"
+
+    @property
+    def serial_log(self) -> Path:
+        return self.folder / "serial.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.folder / "qemu.log"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def qmp(self) -> Path:
+        return self.runtime / "qmp.sock"
+
+    @property
+    def status(self) -> Path:
+        return self.runtime / "status.sock"
+
+    @property
+    def console(self) -> Path:
+        return self.runtime / "console.sock"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.runtime / "qemu.pid"
+
+    def virtiofs(self, tag: str) -> Path:
+        return self.runtime / f"{hashlib.sha256(tag.encode()).hexdigest()[:6]}.fs"
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder at or above `start` that holds a Devboxfile.
+
+    Stops at the home folder's and at a file system's boundary. Raises `project.missing`.
+    """
+    start = start.absolute()
+    home, device = Path.home(), start.stat().st_dev
+    for folder in (start, *start.parents):
+        if folder.stat().st_dev != device:
+            break
+        if (folder / DEVBOXFILE).is_file():
+            return folder
+        if folder == home:
+            break
+    raise DevboxError(
+        "project.missing",
+        f"There is no {DEVBOXFILE} in {start} or above it.",
+        hint="Write one with `devbox init`, or go to the folder of your project.",
+        exit_code=ExitCode.USAGE,
+    )

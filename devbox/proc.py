@@ -1,0 +1,153 @@
+"""The only door to other programs: run one to its end, start one that outlives us, or become one.
+
+Always an argument list, never a shell; started in `/`, never in the project folder, so that nothing a repository
+holds is picked up by accident; an explicit environment.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+from devbox.errors import DevboxError
+
+Argv = Sequence[str | os.PathLike[str]]
+
+_KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TERM", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+_PROXY = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def error_text(self) -> str:
+        return self.stderr.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a child may use at most; None leaves the system's own limit. Units: bytes, bytes, seconds."""
+
+    memory: int | None = None
+    file_size: int | None = None
+    cpu_seconds: int | None = None
+
+
+def find_tool(name: str, *, hint: str = "") -> Path:
+    """The absolute path of an installed program. Raises `tool.missing`, with `hint` saying how to install it.
+
+    Relative entries of PATH are passed over: they would let a repository supply the program.
+    """
+    path = os.pathsep.join(p for p in os.environ.get("PATH", os.defpath).split(os.pathsep) if p.startswith("/"))
+    found = shutil.which(name, path=os.pathsep.join((path, "/usr/local/sbin", "/usr/sbin", "/sbin")))
+    if found is None:
+        raise DevboxError("tool.missing", f"The program `{name}` is not installed.", hint=hint)
+    return Path(found)
+
+
+def base_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The few variables that a child gets, and `extra`."""
+    kept = {name: os.environ[name] for name in (*_KEPT, *_PROXY) if name in os.environ}
+    return {**kept, **(extra or {})}
+
+
+def run(
+    argv: Argv,
+    *,
+    input: bytes | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+) -> Completed:
+    """Run a program to its end, capturing what it prints. A non-zero status is a value, not an error.
+
+    Raises `tool.timeout` (the program is killed) and `tool.missing`. `timeout` is in seconds.
+    """
+    words = [os.fspath(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout,
+            env=base_environment(env),
+            cwd="/",
+            check=False,
+            preexec_fn=_limiter(limits) if limits else None,  # noqa: PLW1509 - devbox starts no thread before this
+        )
+    except FileNotFoundError as missing:
+        raise DevboxError("tool.missing", f"The program `{words[0]}` is not installed.") from missing
+    except subprocess.TimeoutExpired as late:
+        raise DevboxError(
+            "tool.timeout",
+            f"`{Path(words[0]).name}` did not end within {timeout:.0f} s and was stopped.",
+            details=(late.stderr or b"").decode(errors="replace"),
+        ) from late
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def start(argv: Argv, *, log: IO[bytes], env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()) -> int:
+    """Start a program that outlives us, in a session of its own, its output going to `log`. Returns its pid."""
+    child = subprocess.Popen(  # noqa: S603
+        [os.fspath(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=base_environment(env),
+        cwd="/",
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
+    child.returncode = 0  # It outlives us, so nobody here waits for it; this keeps Popen from warning about that.
+    return child.pid
+
+
+def stream(argv: Argv, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a program whose output (both streams in one) is read while it runs; the caller ends and reaps it."""
+    return subprocess.Popen(
+        [os.fspath(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=base_environment(env),
+        cwd="/",
+    )
+
+
+def become(argv: Argv, *, env: Mapping[str, str] | None = None) -> NoReturn:
+    """Replace this process by another program, which keeps our terminal, working folder and open streams."""
+    words = [os.fspath(word) for word in argv]
+    os.execve(words[0], words, {**os.environ, **(env or {})})  # noqa: S606
+
+
+def attached(argv: Argv, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a program on our own streams and terminal; the caller waits for it."""
+    return subprocess.Popen([os.fspath(word) for word in argv], env={**os.environ, **(env or {})})
+
+
+def _limiter(limits: Limits) -> Callable[[], None]:
+    pairs = (
+        (resource.RLIMIT_AS, limits.memory),
+        (resource.RLIMIT_FSIZE, limits.file_size),
+        (resource.RLIMIT_CPU, limits.cpu_seconds),
+    )
+
+    def apply() -> None:
+        for kind, value in pairs:
+            if value is not None:
+                resource.setrlimit(kind, (value, value))
+
+    return apply

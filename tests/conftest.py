@@ -1,0 +1,24 @@
+"""Every test gets cache, state and runtime folders of its own; the real ones cannot be reached."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def devbox_dirs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("home")
+    # A socket path is 107 bytes at most, and pytest's own folders are long.
+    runtime = Path(tempfile.mkdtemp(prefix="dbx-", dir=os.environ.get("TMPDIR", "/tmp")))
+    monkeypatch.setenv("HOME", os.fspath(home))
+    for name in ("CACHE", "STATE"):
+        monkeypatch.setenv(f"DEVBOX_{name}_DIR", os.fspath(home / name.lower()))
+    monkeypatch.setenv("DEVBOX_RUNTIME_DIR", os.fspath(runtime))
+    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    yield home
+    shutil.rmtree(runtime, ignore_errors=True)
