@@ -1,0 +1,34 @@
+# Every target does its own set-up; nothing is installed where nothing is missing.
+SHELL = /bin/sh
+BIN = .venv/bin
+# Boxes that the tests build. Kept between runs: a second `make test` does not build them again.
+export DEVBOX_TEST_CACHE ?= $(CURDIR)/.cache/tests
+# More options for pytest and for the bench, e.g. `make test PYTEST='-k ports'`, `make bench BENCH='--only B10'`.
+PYTEST =
+BENCH =
+
+.PHONY: help setup test lint demo bench clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## Install what is missing: programs, and devbox with its test tools into .venv.
+	@tools/setup test
+
+test: lint  ## Check everything: lint, types, unit tests, and tests on booted machines.
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: setup  ## Check format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo:  ## See it work: build a box, boot and provision examples/hello, fetch its page.
+	@tools/setup run
+	@tools/demo
+
+bench: setup  ## Measure speed against the baselines of docs/performance.md and print the table.
+	$(BIN)/python -m tests.bench $(BENCH)
+
+clean:  ## Delete the demo's machine, .venv, caches and build leftovers. Your store of boxes stays.
+	@tools/clean
