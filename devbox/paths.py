@@ -140,6 +140,14 @@ class MachineDir:
         return self.folder / "qemu.log"
 
     @property
+    def shares(self) -> Path:
+        return self.folder / "shares.json"
+
+    @property
+    def outcome(self) -> Path:
+        return self.folder / "outcome.json"
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.jsonl"
 

@@ -1,0 +1,35 @@
+"""`devbox destroy`: the only verb that removes a disk, and it says which before it does."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from devbox import ui
+from devbox.commands import target
+from devbox.disk import record as records
+from devbox.errors import DevboxError, ExitCode
+from devbox.machine import lifecycle
+
+
+def destroy(
+    yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
+) -> None:
+    """Delete the machine and its disk; the box stays in the store."""
+    record = target.existing()
+    disk = record.dir.disk
+    size = ui.size(disk.stat().st_blocks * 512) if disk.exists() else "no disk yet"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise DevboxError(
+                "destroy.unconfirmed",
+                f"This would delete the machine of {record.project} ({size}), and there is no terminal to ask on.",
+                hint="Say it with `devbox destroy --yes`.",
+                exit_code=ExitCode.USAGE,
+            )
+        if not ui.confirm(f"Delete the machine of {record.project} and all that is on its disk ({size})?"):
+            ui.note("Nothing was deleted.")
+            raise typer.Exit(ExitCode.FAILED)
+    with records.locked(record), ui.step(f"Destroy the machine of {record.project}"):
+        lifecycle.destroy(record)
+    records.collect_trash()

@@ -1,0 +1,25 @@
+"""`devbox halt`: the stop ladder, from the power button down to the plug."""
+
+from typing import Annotated
+
+import typer
+
+from devbox import ui
+from devbox.commands import target
+from devbox.disk import record as records
+from devbox.machine import lifecycle
+from devbox.machine.lifecycle import State
+
+
+def halt(
+    force: Annotated[bool, typer.Option("--force", "-f", help="Pull the plug: unsaved data in it is lost.")] = False,
+) -> None:
+    """Shut the machine down; its disk stays."""
+    record = target.existing()
+    with records.locked(record):
+        if lifecycle.observe(record).state is State.STOPPED:
+            ui.done("The machine is stopped already.")
+            return
+        with ui.step("Shut the machine down"):
+            lifecycle.halt(record, force=force)
+    ui.note("Start it again with `devbox up`.")

@@ -1,0 +1,29 @@
+"""`devbox ports`: what is forwarded, asked of the QEMU that forwards it."""
+
+from typing import Annotated
+
+import typer
+
+from devbox import ui
+from devbox.commands import target
+from devbox.share import shares
+
+
+def ports(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the forwarded ports."""
+    record, seen = target.running()
+    named = {(known.protocol, known.guest): known.name for known in shares.load(record.dir.shares).forwards}
+    rows = [
+        {
+            "name": named.get((forward.protocol, forward.guest), ""),
+            "host": f"{forward.bind}:{forward.host}",
+            "guest": forward.guest,
+            "protocol": forward.protocol,
+        }
+        for forward in seen.forwards
+    ]
+    rows.append({"name": "ssh", "host": f"127.0.0.1:{seen.ssh_port}", "guest": 22, "protocol": "tcp"})
+    if json:
+        ui.emit_json(rows)
+    else:
+        ui.table([[str(row[key]) for key in row] for row in rows], ["NAME", "HOST", "GUEST", "PROTOCOL"])

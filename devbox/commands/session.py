@@ -1,0 +1,75 @@
+"""A session of OpenSSH in the running machine: which folder it lands in, and the remote command line. Mostly pure."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from devbox.commands import target
+from devbox.disk.record import Record
+from devbox.guest import openssh
+from devbox.guest.openssh import Endpoint
+from devbox.machine.lifecycle import Observation
+from devbox.share import folders, shares
+
+ENVIRONMENT = "/etc/profile.d/devbox.sh"  # the Devboxfile's `env`, written by provisioning
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    ssh_config: Path
+    host: str
+    folder: str | None  # the guest's folder that matches the working folder, if any
+
+    def argv(self, remote: str, *, terminal: bool) -> list[str]:
+        return openssh.ssh_argv(self.ssh_config, self.host, remote, terminal=terminal)
+
+
+def endpoint(record: Record, seen: Observation) -> Endpoint:
+    """Where the machine's SSH is answered, and by which keys both sides are known."""
+    assert seen.ssh_port is not None
+    return Endpoint(
+        port=seen.ssh_port, user=record.user, key=record.dir.login_key, known_hosts=record.dir.known_hosts
+    )
+
+
+def current() -> Session:
+    """The session that `ssh` and `run` open, with its ssh_config written for the port of this very run of QEMU."""
+    record, seen = target.running()
+    host = openssh.write_ssh_config(record.dir.ssh_config, endpoint(record, seen), record.name, record.dir.runtime)
+    folder = folders.guest_folder(shares.load(record.dir.shares).mounts, Path.cwd())
+    return Session(record.dir.ssh_config, host, str(folder) if folder else None)
+
+
+def has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def login_shell(folder: str | PurePosixPath | None) -> str:
+    """A login shell of the user's own, in `folder` where that exists."""
+    go = f"cd {shlex.quote(str(folder))} 2>/dev/null; " if folder else ""
+    return f'{go}exec "$SHELL" -l'
+
+
+def remote_script(words: Sequence[str], folder: str | PurePosixPath | None, *, ticket: str = "") -> str:
+    """The command line that sshd's shell gets: the Devboxfile's environment, the folder, the command as typed.
+
+    With a `ticket` the process group is written down under that name, so that `signal_script` finds it. The shell
+    outlives the command's signals in order to tell its status (128 + n), which OpenSSH cannot carry.
+    """
+    enter = f"cd {shlex.quote(str(folder))} || exit 126; " if folder else ""
+    note = f'echo $$ > "/tmp/{ticket}"; trap "rm -f /tmp/{ticket}" EXIT; ' if ticket else ""
+    stay = f"trap : {' '.join(_shell_signals())}; " if ticket else ""
+    body = f'{note}{stay}[ ! -r {ENVIRONMENT} ] || . {ENVIRONMENT}; {enter}"$@"'
+    return f"exec /bin/sh -c {shlex.quote(body)} devbox {shlex.join(words)}"
+
+
+def signal_script(ticket: str, number: signal.Signals) -> str:
+    name = number.name.removeprefix("SIG")
+    return f'pid=$(cat "/tmp/{ticket}") && {{ kill -s {name} -- "-$pid" 2>/dev/null || kill -s {name} "$pid"; }}'
+
+
+def _shell_signals() -> tuple[str, ...]:
+    return ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2")

@@ -1,0 +1,90 @@
+"""`devbox status`: the truth about this project's machine, asked of the kernel and QEMU, never of a file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from devbox import paths, ui
+from devbox.commands import outcome
+from devbox.disk import record as records
+from devbox.disk.record import Record
+from devbox.machine import lifecycle
+from devbox.machine.lifecycle import State
+from devbox.share import shares
+
+
+def status(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show what this project's machine is doing."""
+    root = paths.find_project(Path.cwd())
+    record = records.find(root)
+    seen = describe(root, record)
+    if json:
+        ui.emit_json(seen)
+        return
+    for name, value in _lines(seen):
+        ui.emit(f"{name:<10} {ui.clean(value)}")
+
+
+def describe(root: Path, record: Record | None) -> dict[str, Any]:
+    """Everything that `status` tells, as JSON values."""
+    if record is None:
+        return {"project": str(root), "state": str(State.MISSING), "next": "devbox up"}
+    seen = lifecycle.observe(record)
+    planned = shares.load(record.dir.shares)
+    names = {(forward.protocol, forward.guest): forward.name for forward in planned.forwards}
+    disk = record.dir.disk
+    return {
+        "project": str(root),
+        "id": record.id,
+        "state": str(seen.state),
+        "reason": seen.reason,
+        "pid": seen.pid,
+        "box": record.image_label,
+        "image": f"sha256:{record.image}",
+        "arch": str(record.arch),
+        "disk": {"used": disk.stat().st_blocks * 512 if disk.exists() else 0, "size": record.disk_size},
+        "ssh": {"host": "127.0.0.1", "port": seen.ssh_port, "user": record.user} if seen.ssh_port else None,
+        "ports": [
+            {
+                "name": names.get((forward.protocol, forward.guest), ""),
+                "bind": forward.bind,
+                "host": forward.host,
+                "guest": forward.guest,
+                "protocol": forward.protocol,
+            }
+            for forward in seen.forwards
+        ],
+        "folders": [
+            {"host": str(mount.host), "guest": str(mount.guest), "type": str(mount.type), "reason": mount.reason}
+            for mount in planned.mounts
+        ],
+        "provisioned": outcome.last_known(record),
+        "next": _next_command(seen.state),
+    }
+
+
+def _next_command(state: State) -> str:
+    return {State.RUNNING: "devbox ssh", State.PAUSED: "devbox resume"}.get(state, "devbox up")
+
+
+def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
+    reason = f" ({seen['reason']})" if seen.get("reason") else ""
+    lines = [("project", seen["project"]), ("machine", f"{seen['state']}{reason}")]
+    if "id" in seen:
+        pid = f", QEMU is process {seen['pid']}" if seen["pid"] else ""
+        lines[1] = ("machine", f"{seen['state']}{reason}{pid}")
+        lines.append(("box", f"{seen['box']}, {seen['arch']}, {seen['image'][:19]}…"))
+        lines.append(("disk", f"{ui.size(seen['disk']['used'])} used of {ui.size(seen['disk']['size'])}"))
+        if seen["ssh"]:
+            lines.append(("ssh", f"{seen['ssh']['user']}@{seen['ssh']['host']} port {seen['ssh']['port']}"))
+        for port in seen["ports"]:
+            name = f" ({port['name']})" if port["name"] else ""
+            lines.append(("port", f"{port['bind']}:{port['host']} → {port['guest']}/{port['protocol']}{name}"))
+        for folder in seen["folders"]:
+            why = f": {folder['reason']}" if folder["reason"] else ""
+            lines.append(("folder", f"{folder['host']} → {folder['guest']} ({folder['type']}{why})"))
+        if known := seen["provisioned"]:
+            lines.append(("steps", f"{known['summary']}, last run {known['at']}"))
+    lines.append(("next", seen["next"]))
+    return lines

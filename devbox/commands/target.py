@@ -1,0 +1,34 @@
+"""Which machine a verb means: the one of the project around this folder. Read-only."""
+
+from pathlib import Path
+
+from devbox import paths
+from devbox.disk import record as records
+from devbox.disk.record import Record
+from devbox.errors import DevboxError
+from devbox.machine import lifecycle
+from devbox.machine.lifecycle import Observation, State
+
+
+def existing() -> Record:
+    """The record of this project's machine. Raises `project.missing` and `machine.missing`."""
+    root = paths.find_project(Path.cwd())
+    record = records.find(root)
+    if record is None:
+        raise DevboxError(
+            "machine.missing",
+            f"The machine of {root} does not exist yet.",
+            hint="Create it with `devbox up`.",
+        )
+    return record
+
+
+def running() -> tuple[Record, Observation]:
+    """The record and what was seen of its running machine. Raises also `machine.not-running`."""
+    record = existing()
+    seen = lifecycle.observe(record)
+    if seen.state is not State.RUNNING or seen.ssh_port is None:
+        reason = f" ({seen.reason})" if seen.reason else ""
+        hint = "Let it go on with `devbox resume`." if seen.state is State.PAUSED else "Start it with `devbox up`."
+        raise DevboxError("machine.not-running", f"The machine is {seen.state}{reason}.", hint=hint)
+    return record, seen

@@ -1,0 +1,14 @@
+"""`devbox validate`: Devboxfile text in, every mistake out. Touches nothing."""
+
+from pathlib import Path
+
+from devbox import paths, ui
+
+
+def validate() -> None:
+    """Check the Devboxfile and list every mistake with its line."""
+    from devbox.config import build
+
+    project = build.load(paths.find_project(Path.cwd()))
+    steps = len(project.machine.steps)
+    ui.done(f"{paths.DEVBOXFILE} is valid: {project.machine.box}, {steps} step{'s' * (steps != 1)}.")
