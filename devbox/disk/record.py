@@ -1,0 +1,312 @@
+"""Which machine belongs to which project: `record.json`, identity only, written once and atomically.
+
+No index and no status: machines are found by scanning their folders. The binding is two-way, so a moved project keeps
+its machine and a copied one never shares it. A folder appears under its final name only with its record inside.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devbox import fs, paths, ui
+from devbox.config.model import Arch, Firmware, Project
+from devbox.disk import hint, keys
+from devbox.errors import DevboxError
+from devbox.paths import MachineDir
+
+if TYPE_CHECKING:
+    from devbox.box.store import Image
+
+SCHEMA = 1
+TRASH_DAYS = 7
+_MACHINE_TYPES = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Sizes are bytes. `image` is the sha256 of the blob that the disk stands on, `host_key` a public key line."""
+
+    id: str
+    project: Path
+    device: int
+    inode: int
+    name: str
+    machine: str
+    arch: Arch
+    image: str
+    image_format: str
+    image_label: str
+    os: str
+    lacks: tuple[str, ...]
+    firmware: Firmware
+    cpu: str
+    machine_type: str
+    disk_size: int
+    uuid: str
+    mac: str
+    user: str
+    uid: int
+    gid: int
+    host_key: str
+    created: str
+    schema: int = SCHEMA
+
+    @property
+    def dir(self) -> MachineDir:
+        return MachineDir(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A machine whose record cannot be read. Its disk is kept; only a person decides about it."""
+
+    id: str
+    folder: Path
+    reason: str
+
+
+def all_records() -> tuple[Record | Damaged, ...]:
+    """Every machine of this user, the oldest first, the damaged ones last."""
+    try:
+        folders = sorted(entry for entry in paths.machines_dir().iterdir() if hint.is_id(entry.name))
+    except FileNotFoundError:
+        return ()
+    found = [read for folder in folders if (read := _read(folder)) is not None]
+    return tuple(sorted(found, key=lambda one: (isinstance(one, Damaged), getattr(one, "created", ""), one.id)))
+
+
+def find(project_root: Path, machine: str = "default") -> Record | None:
+    """The record of this project's machine, rebound (and said so) if the project has moved.
+
+    Raises `record.copied` when the project's own hint names a machine that belongs to another folder, and
+    `record.damaged` when it names one whose record cannot be read.
+    """
+    root = project_root.absolute()
+    named, everything = hint.read(root), all_records()
+    for one in everything:
+        if isinstance(one, Damaged) and one.id == named:
+            raise _damaged(one)
+    records = [one for one in everything if isinstance(one, Record) and one.machine == machine]
+    info = root.stat()
+    place = (info.st_dev, info.st_ino)
+    claims = [one for one in records if one.project == root]
+    if claims:
+        best = next((one for one in claims if one.id == named), claims[0])
+        return best if (best.device, best.inode) == place else _rebind(best, root, place)
+    for one in records:
+        if (one.device, one.inode) == place and (one.id == named or hint.older(root, one.created)):
+            # Still seen under its old path: the same folder, by a link or a bind mount.
+            return one if _is(one.project, place) else _moved(one, root, place)
+    for one in records:
+        if one.id == named:
+            if os.path.lexists(one.project):
+                raise _copied(one, root)
+            return _moved(one, root, place)
+    return None
+
+
+def ensure(project: Project, image: "Image", firmware: Firmware) -> Record:
+    """The record of the project's machine, made if there is none. `firmware` is resolved: BIOS or UEFI.
+
+    Raises what `find` raises, and `disk.too-small` before anything is made.
+    """
+    machine = project.machine.name
+    if not (found := find(project.root, machine)):
+        with fs.lock(paths.machines_dir() / ".lock", wait=60, on_wait=_waiting):
+            found = find(project.root, machine) or _create(project, image, firmware)
+    hint.write(project.root, found.id)
+    return found
+
+
+@contextmanager
+def locked(record: Record, *, wait: float = 3600) -> Iterator[None]:
+    """Hold the machine for a change. Raises `lock.busy`, and `machine.gone` if it was destroyed meanwhile."""
+    if record.dir.folder.is_dir():
+        with fs.lock(record.dir.lock, wait=wait, on_wait=_waiting):
+            if record.dir.record.exists():
+                yield
+                return
+    raise DevboxError(
+        "machine.gone",
+        f"The machine of {record.project} was destroyed meanwhile.",
+        hint="Make a new one with `devbox up`.",
+    )
+
+
+def resized(record: Record, size: int) -> Record:
+    """The record with the disk's new size in bytes, stored."""
+    changed = replace(record, disk_size=size)
+    _write(record.dir.folder, changed)
+    return changed
+
+
+def to_trash(record: Record) -> Path:
+    """Take the machine's folder out of the way in one rename; where it lies now, until `collect_trash`."""
+    trash = fs.make_private_dir(paths.trash_dir())
+    target = trash / f"{int(time.time())}-{record.id}"
+    record.dir.folder.rename(target)
+    fs.fsync_dir(record.dir.folder.parent)
+    fs.fsync_dir(trash)
+    hint.forget(record.project, record.id)
+    return target
+
+
+def collect_trash(days: float = TRASH_DAYS) -> None:
+    """Delete what has been in the trash for longer than `days`."""
+    try:
+        entries = tuple(paths.trash_dir().iterdir())
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        since, _, id = entry.name.partition("-")
+        if since.isdigit() and hint.is_id(id) and time.time() - int(since) > days * 86400:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _create(project: Project, image: "Image", firmware: Firmware) -> Record:
+    spec, traits = project.machine, image.traits
+    check_size(spec.disk, image.virtual_size)
+    for one in all_records():
+        if isinstance(one, Damaged):
+            ui.warn(f"The machine {one.id} is damaged ({one.reason}) and may have been this project's: {one.folder}")
+    _sweep()
+    id = secrets.token_hex(6)
+    aside = fs.make_private_dir(paths.machines_dir() / f".new-{id}")
+    info = project.root.stat()
+    record = Record(
+        id=id,
+        project=project.root.absolute(),
+        device=info.st_dev,
+        inode=info.st_ino,
+        name=project.name,
+        machine=spec.name,
+        arch=spec.arch,
+        image=image.sha256,
+        image_format=image.format,
+        image_label=traits.label,
+        os=traits.os,
+        lacks=tuple(sorted(traits.lacks)),
+        firmware=firmware,
+        cpu=traits.cpu,
+        machine_type=_MACHINE_TYPES[spec.arch],
+        disk_size=spec.disk,
+        uuid=str(uuid.uuid4()),
+        mac="52:54:00:" + secrets.token_bytes(3).hex(":"),  # QEMU's own prefix
+        user=spec.user.name,
+        uid=spec.user.uid,
+        gid=spec.user.gid,
+        host_key=keys.make(aside / MachineDir(id).host_key.name),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    _write(aside, record)
+    aside.rename(record.dir.folder)
+    fs.fsync_dir(record.dir.folder.parent)
+    return record
+
+
+def check_size(size: int, least: int) -> None:
+    """Raises `disk.too-small`."""
+    if size < least:
+        raise DevboxError(
+            "disk.too-small",
+            f"`disk` is {ui.size(size)}, but the box needs at least {ui.size(least)}.",
+            hint=f"Set `disk: {-(-least // (1 << 30))}GiB` or more in the Devboxfile.",
+        )
+
+
+def _sweep() -> None:
+    """Remove what a crash left half-made. Under the lock, so nobody is at work there."""
+    for entry in paths.machines_dir().glob(".new-*"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _waiting(who: str) -> None:
+    ui.note(f"Waiting for {who}")
+
+
+def _write(folder: Path, record: Record) -> None:
+    fs.write_atomic(folder / "record.json", json.dumps(asdict(record), indent=2, default=os.fspath).encode())
+
+
+def _moved(record: Record, root: Path, place: tuple[int, int]) -> Record:
+    ui.note(f"This project was at {record.project} before: its machine now belongs to {root}.")
+    return _rebind(record, root, place)
+
+
+def _rebind(record: Record, root: Path, place: tuple[int, int]) -> Record:
+    bound = replace(record, project=root, device=place[0], inode=place[1])
+    with suppress(OSError):  # A full disk must not hide the machine: next time it is found by the same signs.
+        _write(record.dir.folder, bound)
+    return bound
+
+
+def _is(folder: Path, place: tuple[int, int]) -> bool:
+    try:
+        info = folder.stat()
+    except OSError:
+        return False
+    return (info.st_dev, info.st_ino) == place
+
+
+def _read(folder: Path) -> Record | Damaged | None:
+    """None for a folder that holds no machine at all (a lock file made while its machine was being destroyed)."""
+    try:
+        record = _parse(json.loads((folder / "record.json").read_bytes()))
+    except FileNotFoundError:
+        if not (folder / MachineDir(folder.name).disk.name).exists():
+            return None
+        return Damaged(folder.name, folder, "record.json is missing")
+    except (OSError, ValueError, RecursionError) as trouble:
+        return Damaged(folder.name, folder, f"record.json: {trouble}")
+    if record.id != folder.name:
+        return Damaged(folder.name, folder, f"record.json: it is of machine {record.id}")
+    return record
+
+
+def _parse(raw: Any) -> Record:
+    if not isinstance(raw, dict):
+        raise ValueError("it is not a JSON object")
+    if raw.get("schema") != SCHEMA:
+        raise ValueError(f"its schema {raw.get('schema')!r} is not the {SCHEMA} that this devbox reads")
+    return Record(**{field.name: _value(field.name, field.type, raw.get(field.name)) for field in fields(Record)})
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    if kind is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if kind is Path and isinstance(value, str) and value.startswith("/"):
+        return Path(value)
+    if kind in (str, Arch, Firmware) and isinstance(value, str):
+        return kind(value)
+    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError(f"`{name}` is missing or not of its kind")
+
+
+def _damaged(one: Damaged) -> DevboxError:
+    return DevboxError(
+        "record.damaged",
+        f"The record of this project's machine {one.id} cannot be read, so it is left alone.",
+        hint=f"Its disk is in {one.folder}. Repair record.json, or give the machine up by removing that folder.",
+        details=one.reason,
+    )
+
+
+def _copied(one: Record, root: Path) -> DevboxError:
+    file = root / paths.PROJECT_DIR / "id"
+    return DevboxError(
+        "record.copied",
+        f"This folder is a copy of {one.project}, whose machine {one.id} cannot serve both.",
+        hint=f"For a machine of its own, remove the copy's mark: rm {shlex.quote(str(file))}. "
+        "To take the machine over, delete or move away the original first.",
+    )
