@@ -109,6 +109,7 @@ def start(argv: Argv, *, log: IO[bytes], env: Mapping[str, str] | None = None, p
         env=base_environment(env),
         cwd="/",
         start_new_session=True,
+        umask=0o077,  # its sockets, logs and pid file are nobody else's business
         pass_fds=pass_fds,
     )
     child.returncode = 0  # It outlives us, so nobody here waits for it; this keeps Popen from warning about that.

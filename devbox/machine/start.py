@@ -1,0 +1,129 @@
+"""Starts QEMU for a machine, and waits until it answers; says why when it does not.
+
+The caller holds the machine's lock and has seen that nothing runs. A second start would be refused by the lock that
+QEMU takes on its pidfile, before it touches a socket or the disk.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from devbox import fs, proc, ui
+from devbox.errors import DevboxError
+from devbox.machine import argv, liveness, virtiofsd
+from devbox.machine.argv import VmSpec
+from devbox.machine.host import HostFacts
+from devbox.machine.process import Process
+
+_DEADLINE = 60.0  # seconds until QEMU answers; it needs 0.1 s, but a busy disk may hold it up
+
+
+def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
+    """Start QEMU, and return what it says about itself. Raises one of `explain`'s errors when it ends instead."""
+    fs.make_private_dir(vm.dir.runtime)
+    if argv.uses_uefi(vm):
+        _provide_firmware_vars(vm, facts)
+    command = argv.build(vm, facts)
+    vm.dir.qemu_log.unlink(missing_ok=True)
+    vm.dir.qemu_log.touch(mode=0o600)
+    helpers = virtiofsd.start(vm, facts, vm.dir.qemu_log)
+    try:
+        with vm.dir.qemu_log.open("ab") as log:
+            pid = proc.start(command, log=log)
+        fs.append_event(vm.dir.log, event="start", pid=pid, accelerator=str(facts.accelerator))
+        return _first_answer(vm, pid)
+    except BaseException:
+        for helper in helpers:  # nobody will ever connect to them
+            with Process(helper) as process:
+                process.kill()
+        raise
+
+
+def _first_answer(vm: VmSpec, pid: int) -> liveness.Peek:
+    deadline = time.monotonic() + _DEADLINE
+    with Process(pid) as qemu:
+        while time.monotonic() < deadline:
+            if (seen := liveness.peek(vm.dir.status)) and seen.uuid == vm.uuid:
+                return seen
+            if qemu.wait(0.02):
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                raise explain(_tail(vm.dir.qemu_log), status)
+        qemu.kill()
+    raise DevboxError(
+        "machine.start-failed",
+        f"QEMU was started, but did not answer within {_DEADLINE:.0f} s, and was stopped.",
+        details=_tail(vm.dir.qemu_log),
+    )
+
+
+def _provide_firmware_vars(vm: VmSpec, facts: HostFacts) -> None:
+    """Each machine keeps boot entries of its own: a copy of the template, made once."""
+    if vm.dir.firmware_vars.exists() or facts.firmware_vars is None:
+        return
+    with tempfile.TemporaryDirectory(prefix=".vars-", dir=vm.dir.folder) as aside:
+        copy = Path(aside) / "vars"
+        shutil.copyfile(facts.firmware_vars, copy)
+        copy.chmod(0o600)
+        fs.publish(copy, vm.dir.firmware_vars)
+
+
+def _tail(log: Path) -> str:
+    try:
+        return ui.clean(log.read_bytes()[-4000:].decode(errors="replace")).strip()
+    except OSError:
+        return ""
+
+
+def explain(text: str, status: int) -> DevboxError:
+    """QEMU's last words as one of our errors. Pure. `status` is its exit status, negative for a signal."""
+    if rule := re.search(r"Could not set up host forwarding rule '(?:tcp|udp):([^']*):(\d+)-", text):
+        return DevboxError(
+            "machine.port-taken",
+            f"Port {rule[2]} of {rule[1]} on this computer is taken, or you may not listen on it.",
+            hint="Choose another under `ports:` in the Devboxfile, or end the program that has it.",
+            details=text,
+        )
+    for pattern, id, message, hint in _EXPLAINED:
+        if re.search(pattern, text):
+            return DevboxError(id, message, hint=hint, details=text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    last = re.sub(r"^\S*qemu-system-\w+: ", "", lines[-1]) if lines else "it printed nothing"
+    return DevboxError("machine.start-failed", f"QEMU ended {how}: {last}", details=text)
+
+
+_EXPLAINED = (
+    (
+        r"cannot create PID file|[Cc]annot lock pid file",
+        "machine.starting",
+        "Another start of this machine is under way.",
+        "Wait for it, then look with `devbox status`.",
+    ),
+    (
+        r'Failed to get "?\w+"? lock|Is another process using the image',
+        "machine.disk-locked",
+        "Another process has this machine's disk open.",
+        "End that program (qemu-img, qemu-nbd, another QEMU), then try again.",
+    ),
+    (
+        r"[Cc]annot set up guest memory|[Cc]annot allocate memory|failed to allocate",
+        "machine.no-memory",
+        "This computer has not enough free memory for the machine.",
+        "Lower `memory:` in the Devboxfile, or stop something else.",
+    ),
+    (
+        r"KVM|kvm|MSR|HVF|HV_",
+        "machine.accelerator",
+        "Hardware acceleration failed when the machine started.",
+        "Try `devbox up --accel tcg`.",
+    ),
+    (
+        r"No space left on device",
+        "machine.host-disk-full",
+        "This computer's disk is full.",
+        "Free some space, then run `devbox up` again; `devbox box prune` removes images that no machine uses.",
+    ),
+)
