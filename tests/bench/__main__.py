@@ -1,0 +1,89 @@
+"""`make bench`: prints the table of ratios for the bars of performance. Asserts nothing and estimates nothing.
+
+Every figure compares two commands run in turn in this very run: the median of the pairs, with the smallest and the
+largest. CPU is of the whole process tree, QEMU with it, and is the column to trust under emulation.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from devbox import proc
+from devbox.version import __version__
+from tests.bench import boot, quick
+from tests.bench.measure import HEADER, NotRun, Row, line
+
+Part = Callable[[Path, int], Iterator[Row]]
+
+# The bars a part prints, the part, and whether it boots machines.
+PARTS: tuple[tuple[frozenset[str], Part, bool], ...] = (
+    (frozenset({"B10"}), quick.start, False),
+    (frozenset({"B11"}), quick.machines, False),
+    (frozenset({"B13"}), quick.image_import, False),
+    (frozenset({"B8", "B11"}), boot.running, False),
+    (frozenset({"B1", "B3", "B21"}), boot.cold, True),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", default="", help="bars, e.g. B10,B13")
+    parser.add_argument("--count", type=int, default=9, help="pairs of quick commands (default: 9)")
+    parser.add_argument("--boots", type=int, default=3, help="pairs of cold boots (default: 3)")
+    wanted = parser.parse_args()
+    only = set(wanted.only.split(",")) - {""}
+    if unknown := only - {bar for bars, _, _ in PARTS for bar in bars}:
+        parser.error(f"no such bar: {', '.join(sorted(unknown))}")
+    rows: list[Row] = []
+    for bars, part, boots in PARTS:
+        if not only or bars & only:
+            print(f"bench: {', '.join(sorted(bars))}", file=sys.stderr)
+            rows += _measure(bars, part, wanted.boots if boots else wanted.count)
+    _print_table(rows)
+
+
+def _measure(bars: frozenset[str], part: Part, count: int) -> list[Row]:
+    rows: list[Row] = []
+    with _places() as folder:
+        try:
+            rows.extend(part(folder, count))
+        except NotRun as reason:
+            rows += [Row(bar, "", "", "", note=str(reason)) for bar in sorted(bars)]
+    return rows
+
+
+@contextlib.contextmanager
+def _places() -> Iterator[Path]:
+    """Folders of the bench's own, beside the store, so that images can be hard-linked; the user's are not touched."""
+    store = Path(os.environ.get("DEVBOX_TEST_CACHE", ".cache/tests")).absolute()
+    store.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=store))
+    runtime = Path(tempfile.mkdtemp(prefix="dbx-"))  # a socket's path is 107 bytes at most
+    os.environ["DEVBOX_CACHE_DIR"] = os.fspath(store)
+    os.environ["DEVBOX_STATE_DIR"] = os.fspath(folder / "state")
+    os.environ["DEVBOX_RUNTIME_DIR"] = os.fspath(runtime)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _print_table(rows: list[Row]) -> None:
+    qemu = proc.run([proc.find_tool(f"qemu-system-{platform.machine()}"), "--version"]).text.splitlines()[0]
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"devbox {__version__}, Python {platform.python_version()}, {qemu}, {os.cpu_count()} cores, load {load}\n")
+    cells = [HEADER, tuple("---" for _ in HEADER), *(line(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
+    for row in cells:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+if __name__ == "__main__":
+    main()
