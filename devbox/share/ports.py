@@ -56,7 +56,7 @@ def plan(
 
 
 def free(bind: str, port: int, protocol: str) -> bool:
-    """Whether QEMU could bind this port now. Raises `port.not-allowed` and `port.no-address`, which waiting cannot cure."""
+    """Whether QEMU could bind this port now. Raises `port.not-allowed` and `port.no-address`: waiting cures neither."""
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, kind) as probe:
         if protocol == "tcp":  # As QEMU does: a connection that has just ended is no obstacle.

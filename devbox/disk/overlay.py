@@ -1,0 +1,163 @@
+"""The machine's own disk: a qcow2 overlay on its own hold of the image. Made once, and never made again.
+
+The hold is a hard link where that is possible, so that clearing the cache cannot cost a machine.
+"""
+
+import fcntl
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devbox import fs, proc, ui
+from devbox.disk.record import Record, check_size, resized
+from devbox.errors import DevboxError, ExitCode
+
+if TYPE_CHECKING:
+    from devbox.box.store import Image
+
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of two files (btrfs, XFS)
+_HINT = "Install it (Debian, Ubuntu: `apt install qemu-utils`; macOS: `brew install qemu`)."
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    path: Path
+    base: Path
+
+
+def ensure(record: Record, image: "Image") -> Overlay:
+    """The overlay of the machine, made on `image` if there is none yet.
+
+    Raises `disk.base-missing` when the image under an existing disk is gone, and `disk.other-image` when `image` is
+    not the one that the machine was made from.
+    """
+    files = record.dir
+    if files.disk.exists():
+        if not files.base.exists():
+            raise DevboxError(
+                "disk.base-missing",
+                f"The image under the machine's disk is gone: {files.base}",
+                hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
+            )
+        return Overlay(files.disk, files.base)
+    if image.sha256 != record.image:
+        raise DevboxError(
+            "disk.other-image",
+            f"The machine was made from sha256:{record.image[:12]}…, but the box is now sha256:{image.sha256[:12]}….",
+            hint="It has no disk yet, so nothing is lost by `devbox destroy` and then `devbox up`.",
+        )
+    check_size(record.disk_size, image.virtual_size)
+    _hold(image.path, files.base)
+    _create(record)
+    return Overlay(files.disk, files.base)
+
+
+def grow(record: Record, size: int) -> Record:
+    """Make the disk of a stopped machine `size` bytes large; its file system follows at the next boot.
+
+    Raises `disk.shrink`, and `disk.grow-failed` while the machine runs.
+    """
+    if size < record.disk_size:
+        raise DevboxError(
+            "disk.shrink",
+            f"The disk has {ui.size(record.disk_size)} and cannot shrink to {ui.size(size)}.",
+            hint="Set `disk` back, or make the machine anew: `devbox destroy`, then `devbox up`.",
+            exit_code=ExitCode.USAGE,
+        )
+    if size == record.disk_size:
+        return record
+    done = proc.run([_qemu_img(), "resize", "-q", "-f", "qcow2", record.dir.disk, str(size)], timeout=120)
+    if done.status != 0:
+        raise DevboxError(
+            "disk.grow-failed",
+            f"The disk could not grow to {ui.size(size)}.",
+            hint="Stop the machine with `devbox halt` and try again.",
+            details=done.error_text,
+        )
+    return resized(record, size)
+
+
+def _create(record: Record) -> None:
+    files = record.dir
+    with _aside(files.disk) as aside:
+        words = ["create", "-q", "-f", "qcow2", "-F", record.image_format, "-b", files.base.name]
+        done = proc.run([_qemu_img(), *words, aside, str(record.disk_size)], timeout=120)
+        if done.status != 0:
+            raise DevboxError("disk.create-failed", "The machine's disk could not be made.", details=done.error_text)
+        aside.chmod(0o600)
+        _link_durably(aside, files.disk)
+
+
+def _hold(blob: Path, base: Path) -> None:
+    """Make `base` the same bytes as `blob`: by a hard link, else by shared blocks, else by a copy."""
+    if base.exists():
+        return
+    try:
+        os.link(blob, base)
+    except FileExistsError:
+        return
+    except FileNotFoundError as pruned:
+        raise DevboxError(
+            "disk.image-gone",
+            f"The image was removed from the store just now: {blob}",
+            hint="Run `devbox up` again: it is fetched anew.",
+        ) from pruned
+    except OSError:  # another file system, or one without hard links
+        with _aside(base) as aside:
+            _copy(blob, aside)
+            aside.chmod(0o444)
+            _link_durably(aside, base)
+    fs.fsync_dir(base.parent)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        if sys.platform == "linux":
+            try:
+                fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+                return
+            except OSError:
+                pass  # Not a file system that shares blocks.
+        while chunk := reader.read(fs.CHUNK):
+            if chunk.count(0) == len(chunk):
+                writer.seek(len(chunk), os.SEEK_CUR)  # a hole stays a hole
+            else:
+                writer.write(chunk)
+        writer.truncate()
+
+
+def _link_durably(aside: Path, path: Path) -> None:
+    """Give the finished file its name, unless somebody was faster: an existing file is never replaced."""
+    fd = os.open(aside, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return
+    except OSError:  # no hard links here; the caller holds the machine's lock
+        aside.rename(path)
+    fs.fsync_dir(path.parent)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` for making it, removed afterwards, with what a crash left of earlier ones."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)
+    aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _qemu_img() -> Path:
+    return proc.find_tool("qemu-img", hint=_HINT)

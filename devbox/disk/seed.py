@@ -1,0 +1,142 @@
+"""The cloud-init seed (NoCloud, an ISO image labelled `cidata`) and the keys that belong to it.
+
+Its three texts are pure functions; they are JSON, which is YAML. Nothing in them is secret but the guest's host key,
+so the image is 0600. A seed is remade only when it is missing: the instance id stays the same while the login key does.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pycdlib
+
+from devbox import fs
+from devbox.config.model import MachineSpec
+from devbox.disk import keys
+from devbox.disk.record import Record
+from devbox.errors import DevboxError
+
+# All that the first boot needs. Every other module is left out: cloud-init is two thirds of a cold boot.
+_INIT_MODULES = (
+    "bootcmd",
+    "growpart",
+    "resizefs",
+    "set_hostname",
+    "update_hostname",
+    "update_etc_hosts",
+    "users-groups",
+    "ssh",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    path: Path
+    login_key: Path
+    known_hosts: Path
+
+
+def ensure(record: Record, machine: MachineSpec) -> Seed:
+    """The seed, the login key and the known_hosts file of the machine, whatever of them is missing made."""
+    files = record.dir
+    # The file serves one machine, which is on another port at every start: any name matches.
+    known_hosts = f"* {record.host_key}\n".encode()
+    if not files.known_hosts.exists() or files.known_hosts.read_bytes() != known_hosts:
+        fs.write_atomic(files.known_hosts, known_hosts)
+    if not (files.seed.exists() and files.login_key.exists()):
+        login_key = keys.make(files.login_key)
+        texts = {
+            "user-data": user_data(record, machine, login_key=login_key, host_key=_host_key(record)),
+            "meta-data": meta_data(record, login_key=login_key, hostname=machine.hostname),
+            "network-config": network_config(record.mac),
+        }
+        fs.write_atomic(files.seed, _iso(texts))
+    return Seed(files.seed, files.login_key, files.known_hosts)
+
+
+def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key: str) -> str:
+    """cloud-config. `login_key` is a public key line, `host_key` the text of the guest's private host key."""
+    config = {
+        "bootcmd": [_make_group(record)],
+        "users": [
+            {
+                "name": record.user,
+                "uid": record.uid,
+                "primary_group": record.user,
+                "groups": list(machine.user.groups),
+                "homedir": f"/home/{record.user}",
+                "shell": _shell(record.os, machine.user.shell),
+                "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                "lock_passwd": True,
+                "ssh_authorized_keys": [login_key],
+            }
+        ],
+        "ssh_deletekeys": False,
+        "ssh_genkeytypes": ["ed25519"],  # the schema wants one; with `ssh_keys` none is made
+        "ssh_keys": {"ed25519_private": host_key, "ed25519_public": record.host_key},
+        "hostname": machine.hostname,
+        "preserve_hostname": False,
+        "manage_etc_hosts": "localhost",  # one line, so that sudo knows the name; the rest of the file stays
+        "growpart": {"mode": "auto", "devices": ["/"]},
+        "resize_rootfs": True,
+        "locale": False,
+        "package_update": False,
+        "package_upgrade": False,
+        "cloud_init_modules": list(_INIT_MODULES),
+        "cloud_config_modules": [],
+        "cloud_final_modules": [],
+    }
+    return f"#cloud-config\n{_text(config)}"
+
+
+def meta_data(record: Record, *, login_key: str, hostname: str) -> str:
+    """The instance id changes with the login key alone, so that a guest whose key was lost takes the new one."""
+    key = hashlib.sha256(login_key.encode()).hexdigest()[:8]
+    return _text({"instance-id": f"{record.uuid}-{key}", "local-hostname": hostname})
+
+
+def network_config(mac: str) -> str:
+    """DHCP on the one interface, found by its address, whatever the distribution calls it; resolvers come by DHCP."""
+    return _text({"version": 2, "ethernets": {"primary": {"match": {"macaddress": mac}, "dhcp4": True}}})
+
+
+def _make_group(record: Record) -> str:
+    # cloud-init has no way to give a user's own group its number. `-o`: the number may be another group's (on macOS
+    # everybody is in 20). Alpine has no groupadd.
+    name, gid = record.user, record.gid
+    return f"grep -q '^{name}:' /etc/group || groupadd -o -g {gid} {name} || echo '{name}:x:{gid}:' >>/etc/group"
+
+
+def _shell(os: str, wanted: str) -> str:
+    # sshd refuses an account whose shell does not exist, and Alpine comes without bash.
+    return "/bin/ash" if os == "alpine" and wanted == "/bin/bash" else wanted
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _host_key(record: Record) -> str:
+    try:
+        return record.dir.host_key.read_text()
+    except FileNotFoundError as lost:
+        raise DevboxError(
+            "seed.host-key-lost",
+            f"The guest's host key is gone, and with it the proof that the guest is ours: {record.dir.host_key}",
+            hint="Begin anew with `devbox destroy`, then `devbox up`.",
+        ) from lost
+
+
+def _iso(texts: dict[str, str]) -> bytes:
+    image, whole = pycdlib.PyCdlib(), io.BytesIO()
+    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
+    for number, (name, text) in enumerate(texts.items()):
+        data = text.encode()
+        # Guests see the Rock Ridge or the Joliet name; the plain one only has to be legal.
+        image.add_fp(io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
+    image.write_fp(whole)
+    image.close()
+    return whole.getvalue()
