@@ -59,21 +59,21 @@ def ensure(record: Record, machine: MachineSpec) -> Seed:
 
 def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key: str) -> str:
     """cloud-config. `login_key` is a public key line, `host_key` the text of the guest's private host key."""
+    user = {
+        "name": record.user,
+        "uid": record.uid,
+        "primary_group": record.user,
+        "homedir": f"/home/{record.user}",
+        "shell": _shell(record.os, machine.user.shell),
+        "sudo": "ALL=(ALL) NOPASSWD:ALL",
+        "lock_passwd": True,
+        "ssh_authorized_keys": [login_key],
+    }
+    if machine.user.groups:  # the schema allows no empty list
+        user["groups"] = list(machine.user.groups)
     config = {
         "bootcmd": [_make_group(record)],
-        "users": [
-            {
-                "name": record.user,
-                "uid": record.uid,
-                "primary_group": record.user,
-                "groups": list(machine.user.groups),
-                "homedir": f"/home/{record.user}",
-                "shell": _shell(record.os, machine.user.shell),
-                "sudo": "ALL=(ALL) NOPASSWD:ALL",
-                "lock_passwd": True,
-                "ssh_authorized_keys": [login_key],
-            }
-        ],
+        "users": [user],  # without "default", so the vendor's own account, often uid 1000 too, is not made
         "ssh_deletekeys": False,
         "ssh_genkeytypes": ["ed25519"],  # the schema wants one; with `ssh_keys` none is made
         "ssh_keys": {"ed25519_private": host_key, "ed25519_public": record.host_key},
@@ -82,7 +82,6 @@ def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key:
         "manage_etc_hosts": "localhost",  # one line, so that sudo knows the name; the rest of the file stays
         "growpart": {"mode": "auto", "devices": ["/"]},
         "resize_rootfs": True,
-        "locale": False,
         "package_update": False,
         "package_upgrade": False,
         "cloud_init_modules": list(_INIT_MODULES),

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,6 @@ def text() -> str:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    from dataclasses import replace
-
     changed = seed.user_data(replace(RECORD, **changes), MACHINE, login_key="ssh-ed25519 LOGIN", host_key="HOST")
     loaded = yaml.safe_load(changed)
     assert isinstance(loaded, dict)
@@ -102,6 +101,12 @@ def test_the_group_has_its_own_number_whatever_the_distribution(tmp_path: Path) 
         done = proc.run(["/bin/sh", "-c", script], env={"GROUPS_FILE": str(groups)}, timeout=10)
         assert done.status == 0
     assert groups.read_text() == "root:x:0:\ndev:x:4321:\n"
+
+
+def test_a_user_without_groups_has_no_empty_list_which_cloud_init_refuses() -> None:
+    plain = replace(MACHINE, user=User())
+    loaded = yaml.safe_load(seed.user_data(RECORD, plain, login_key="ssh-ed25519 LOGIN", host_key="HOST"))
+    assert "groups" not in loaded["users"][0]
 
 
 def test_alpine_has_no_bash() -> None:
