@@ -3,8 +3,10 @@ SHELL = /bin/sh
 BIN = .venv/bin
 # Boxes that the tests build. Kept between runs: a second `make test` does not build them again.
 export DEVBOX_TEST_CACHE ?= $(CURDIR)/.cache/tests
-# More options for pytest and for the bench, e.g. `make test PYTEST='-k ports'`, `make bench BENCH='--only B10'`.
+# In this order, so that what is quick fails first. `make test TESTS=tests/unit PYTEST='-k ports'` runs a part.
+TESTS = $(wildcard tests/test_*.py) tests/unit tests/guest tests/e2e
 PYTEST =
+# `make bench BENCH='--only B10,B13'` measures a part.
 BENCH =
 
 .PHONY: help setup test lint demo bench clean
@@ -16,7 +18,7 @@ setup:  ## Install what is missing: programs, and devbox with its test tools int
 	@tools/setup test
 
 test: lint  ## Check everything: lint, types, unit tests, and tests on booted machines.
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(PYTEST) $(TESTS)
 
 lint: setup  ## Check format, lint and types.
 	$(BIN)/ruff format --check .

@@ -52,16 +52,18 @@ def _measure(bars: frozenset[str], part: Part, count: int) -> list[Row]:
     rows: list[Row] = []
     with _places() as folder:
         try:
-            rows.extend(part(folder, count))
+            for row in part(folder, count):  # one by one: what was measured before a failure is kept
+                rows.append(row)
         except NotRun as reason:
-            rows += [Row(bar, "", "", "", note=str(reason)) for bar in sorted(bars)]
+            measured = {row.bar for row in rows}
+            rows += [Row(bar, "", "", "", note=str(reason)) for bar in sorted(bars - measured)]
     return rows
 
 
 @contextlib.contextmanager
 def _places() -> Iterator[Path]:
     """Folders of the bench's own, beside the store, so that images can be hard-linked; the user's are not touched."""
-    store = Path(os.environ.get("DEVBOX_TEST_CACHE", ".cache/tests")).absolute()
+    store = Path(os.environ.get("DEVBOX_TEST_CACHE", ".cache/tests")).absolute() / "devbox"  # the e2e tests' store
     store.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=store))
     runtime = Path(tempfile.mkdtemp(prefix="dbx-"))  # a socket's path is 107 bytes at most

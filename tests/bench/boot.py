@@ -125,7 +125,8 @@ def _cold_up(folder: Path, number: int) -> Up:
     child.returncode = os.waitstatus_to_exitcode(status)
     child.stderr.close()
     if child.returncode != 0:
-        raise SystemExit(f"bench: `devbox up` ended with {child.returncode}\n{said.decode(errors='replace')}")
+        print(said.decode(errors="replace"), file=sys.stderr)
+        raise NotRun(f"`devbox up` ended with {child.returncode}")
     found = records.find(project)
     assert found is not None
     pid = int(found.dir.pidfile.read_text())
@@ -162,7 +163,8 @@ def _baseline(up: Up, seed: Path, key: Path, user: str) -> Sample:
     argv: list[str | Path] = [sys.executable, baseline.__file__, up.image, seed, key, user, up.mac, *up.qemu]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"bench: baseline R failed\n{done.stderr}")
+        print(done.stderr, file=sys.stderr)
+        raise NotRun("baseline R did not come up")
     return Sample(**json.loads(done.stdout))
 
 

@@ -3,6 +3,7 @@
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def run(
     cwd: str | Path = "/",
     output: Path | None = None,
 ) -> Sample:
-    """Run to its end; what it prints goes to `output`. A failure ends the bench with what the command said."""
+    """Run to its end; what it prints goes to `output`. Raises `NotRun` when it fails."""
     log = output or Path(os.devnull)
     with log.open("wb") as file:
         started = time.monotonic()
@@ -50,7 +51,8 @@ def run(
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         said = log.read_text(errors="replace")[-2000:] if output else "(run it by hand to see its output)"
-        raise SystemExit(f"bench: `{' '.join(str(word) for word in argv)}` ended with {child.returncode}\n{said}")
+        print(f"bench: {' '.join(str(word) for word in argv)}\n{said}", file=sys.stderr)
+        raise NotRun(f"`{Path(argv[0]).name} {argv[1]}` ended with {child.returncode}")
     return Sample(wall, usage.ru_utime + usage.ru_stime)
 
 
