@@ -5,6 +5,6 @@ from devbox import ui
 
 def schema() -> None:
     """Print the Devboxfile's JSON Schema, for editors."""
-    from devbox.config import document
+    from devbox.config import contract
 
-    ui.emit_json(document.bundled_schema())
+    ui.emit_json(contract.bundled("devboxfile"))

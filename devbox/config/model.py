@@ -64,6 +64,7 @@ class BoxRef:
     packages: tuple[str, ...] = ()  # with `recipe`: baked in
     digest: Digest | None = None
     format: str = "qcow2"  # or "raw"
+    user: str = ""  # with `url` or `path`: the account that the image's publisher set up
 
     def __str__(self) -> str:
         return self.name or self.url or (f"{self.recipe} (recipe)" if self.recipe else str(self.path))
