@@ -11,7 +11,7 @@ from enum import StrEnum
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import liveness
+from devbox.machine import liveness, start
 from devbox.machine.accelerator import Accelerator
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
@@ -88,8 +88,6 @@ def _from_peek(seen: Peek) -> Observation:
 
 def ensure_running(record: Record, vm: VmSpec, facts: HostFacts) -> Running:
     """The running machine, started if it is not. One that a previous `up` started is adopted as it is."""
-    from devbox.machine import start  # noqa: PLC0415
-
     seen = observe(record)
     if seen.state is State.PAUSED:
         resume(record)

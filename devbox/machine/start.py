@@ -115,7 +115,7 @@ _EXPLAINED = (
         "Lower `memory:` in the Devboxfile, or stop something else.",
     ),
     (
-        r"KVM|kvm|MSR|HVF|HV_",
+        r"KVM internal error|initialize (KVM|kvm)|access KVM|MSR 0x|\bHVF?_|\bhvf\b",
         "machine.accelerator",
         "Hardware acceleration failed when the machine started.",
         "Try `devbox up --accel tcg`.",

@@ -1,0 +1,69 @@
+"""What a machine was last started with, kept beside its disk: for `status` and `ports`, and to tell what a restart
+would change. Derived: every start writes it anew, and nothing decides liveness by it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from devbox import fs
+from devbox.config.model import FolderType
+from devbox.disk.record import Record
+from devbox.machine.argv import VmSpec
+from devbox.share.folders import Mount
+from devbox.share.ports import Forward
+
+_RESTART = ("cpus", "memory", "network", "forwards", "mounts")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    forwards: tuple[Forward, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+
+
+def save(record: Record, vm: VmSpec) -> None:
+    fs.write_atomic(record.dir.started, _text(vm).encode())
+
+
+def load(record: Record) -> Started:
+    """The folders and ports of the last start; none where there was no start, or the file cannot be read."""
+    stored = _stored(record)
+    try:
+        return Started(
+            tuple(Forward(**entry) for entry in stored["forwards"]), tuple(_mount(entry) for entry in stored["mounts"])
+        )
+    except (KeyError, TypeError, ValueError):
+        return Started()
+
+
+def differs(record: Record, vm: VmSpec) -> tuple[str, ...]:
+    """The keys of the Devboxfile that ask for something else than what runs; they take effect by a restart."""
+    stored, wanted = _stored(record), json.loads(_text(vm))
+    names = {"forwards": "ports", "mounts": "folders"}
+    return tuple(names.get(key, key) for key in _RESTART if stored and stored.get(key) != wanted[key])
+
+
+def _text(vm: VmSpec) -> str:
+    return json.dumps({key: value for key, value in asdict(vm).items() if key in _RESTART}, indent=2, default=str)
+
+
+def _stored(record: Record) -> dict[str, Any]:
+    try:
+        stored = json.loads(record.dir.started.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _mount(entry: dict[str, Any]) -> Mount:
+    return Mount(
+        tag=entry["tag"],
+        host=Path(entry["host"]),
+        guest=PurePosixPath(entry["guest"]),
+        type=FolderType(entry["type"]),
+        readonly=bool(entry["readonly"]),
+        ignore=tuple(entry["ignore"]),
+        reason=entry["reason"],
+    )
