@@ -1,0 +1,83 @@
+"""The machine as OpenSSH wants it described, for `ssh`, `run`, rsync and editors: an ssh_config of its own.
+
+Everything is said in that file, which is always given by `-F`: `~/.ssh` is neither read nor written. No Fabric here.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from devbox import fs, proc
+
+_HINT = "Install the OpenSSH client (Debian, Ubuntu: `apt install openssh-client`)."
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the guest's SSH is answered, and the files by which both sides are known."""
+
+    port: int
+    user: str
+    key: Path
+    known_hosts: Path
+    host: str = "127.0.0.1"
+
+
+def write_ssh_config(path: Path, endpoint: Endpoint, name: str, runtime: Path, *, forward_agent: bool = False) -> str:
+    """Write the machine's ssh_config; returns the host name for `ssh -F`. `runtime` takes the control socket."""
+    text = ssh_config(endpoint, name, runtime / "ssh.sock", forward_agent=forward_agent).encode()
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_bytes() == text:
+            return host_alias(name)
+    fs.write_atomic(path, text)
+    return host_alias(name)
+
+
+def host_alias(name: str) -> str:
+    return f"devbox-{name}"
+
+
+def ssh_config(endpoint: Endpoint, name: str, control: Path, *, forward_agent: bool = False) -> str:
+    """The text of the machine's ssh_config. Pure."""
+    options = {
+        "HostName": endpoint.host,
+        "Port": str(endpoint.port),
+        "User": endpoint.user,
+        "IdentityFile": _quoted(endpoint.key),
+        "IdentitiesOnly": "yes",
+        "PreferredAuthentications": "publickey",
+        "PasswordAuthentication": "no",
+        "UserKnownHostsFile": _quoted(endpoint.known_hosts),
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlgorithms": "ssh-ed25519",
+        "CheckHostIP": "no",
+        "UpdateHostKeys": "no",
+        "ForwardAgent": "yes" if forward_agent else "no",
+        "ControlMaster": "auto",
+        "ControlPath": _quoted(control),
+        "ControlPersist": "10m",
+        "ConnectTimeout": "60",
+        "ServerAliveInterval": "15",
+        "ServerAliveCountMax": "8",
+        "LogLevel": "ERROR",
+    }
+    return f"Host {host_alias(name)}\n" + "".join(f"  {key} {value}\n" for key, value in options.items())
+
+
+def ssh_argv(ssh_config: Path, host: str, remote: str = "", *, terminal: bool = False) -> list[str]:
+    """The command line of a session: `remote` is for the guest's shell, "" opens a login shell."""
+    argv = [os.fspath(proc.find_tool("ssh", hint=_HINT)), "-F", os.fspath(ssh_config), "-t" if terminal else "-T", host]
+    return [*argv, "--", remote] if remote else argv
+
+
+def drop_control(ssh_config: Path, host: str) -> None:
+    """End the control connection, if there is one: a session over an old one lacks the user's new groups."""
+    proc.run([proc.find_tool("ssh", hint=_HINT), "-F", ssh_config, "-O", "exit", host], timeout=10)
+
+
+def _quoted(path: Path) -> str:
+    # OpenSSH reads \\ and \" inside double quotes, and expands %-tokens afterwards.
+    text = os.fspath(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{text}"'

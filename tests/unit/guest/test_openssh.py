@@ -1,0 +1,95 @@
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devbox import proc
+from devbox.guest import openssh
+from devbox.guest.openssh import Endpoint
+from tests.unit.guest import sshd
+from tests.unit.guest.sshd import Server
+
+STRANGE = "a b, 'c' \"d\" 100% %h \\ ünï"
+
+
+@pytest.fixture(params=["plain", STRANGE])
+def machine(request: pytest.FixtureRequest, server: Server, tmp_path: Path, devbox_dirs: Path) -> Iterator[Path]:
+    """The ssh_config of a machine whose folder has this name, reached at the real server."""
+    folder = tmp_path / request.param
+    folder.mkdir()
+    (folder / "id_ed25519").write_bytes(server.endpoint.key.read_bytes())
+    (folder / "id_ed25519").chmod(0o600)
+    (folder / "known_hosts").write_bytes(server.endpoint.known_hosts.read_bytes())
+    endpoint = replace(server.endpoint, key=folder / "id_ed25519", known_hosts=folder / "known_hosts")
+    # The control socket's path is short in real life too.
+    runtime = Path(os.environ["DEVBOX_RUNTIME_DIR"]) / request.param[:12]
+    runtime.mkdir()
+    host = openssh.write_ssh_config(folder / "ssh_config", endpoint, "hello", runtime)
+    assert host == "devbox-hello"
+    yield folder / "ssh_config"
+    openssh.drop_control(folder / "ssh_config", host)
+
+
+def ssh(config: Path, remote: str) -> proc.Completed:
+    return proc.run(openssh.ssh_argv(config, "devbox-hello", remote), input=b"", timeout=60)
+
+
+def test_openssh_understands_it_whatever_the_folder_is_called(machine: Path) -> None:
+    done = ssh(machine, "echo 'in the guest'; exit 7")
+    assert (done.status, done.text, done.error_text) == (7, "in the guest\n", "")
+
+
+def test_it_keeps_a_connection_for_the_next_and_drops_it_when_told(machine: Path, server: Server) -> None:
+    before = len(server.sessions())
+    ssh(machine, "true")
+    kept = len(server.sessions())
+    ssh(machine, "true")
+    assert before < kept == len(server.sessions())
+    openssh.drop_control(machine, "devbox-hello")
+    check = proc.run(["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"], timeout=30)
+    assert check.status != 0
+
+
+def test_the_user_s_own_ssh_folder_is_neither_read_nor_written(machine: Path, devbox_dirs: Path) -> None:
+    before = sorted(devbox_dirs.rglob(".ssh*"))
+    ssh(machine, "true")
+    assert sorted(devbox_dirs.rglob(".ssh*")) == before == []
+    asked = proc.run(["/usr/bin/ssh", "-F", machine, "-G", "devbox-hello"], timeout=30).text.lower()
+    for said in ("stricthostkeychecking true", "updatehostkeys false", "forwardagent no", "identitiesonly yes"):
+        assert said in asked
+    assert "passwordauthentication no" in asked
+    assert "hostkeyalgorithms ssh-ed25519\n" in asked
+
+
+def test_another_host_key_is_refused(server: Server, tmp_path: Path) -> None:
+    _, other = sshd.host_key(tmp_path)
+    (tmp_path / "known_hosts").write_text(f"* {other}\n")
+    endpoint = replace(server.endpoint, known_hosts=tmp_path / "known_hosts")
+    openssh.write_ssh_config(tmp_path / "ssh_config", endpoint, "hello", Path(os.environ["DEVBOX_RUNTIME_DIR"]))
+    assert ssh(tmp_path / "ssh_config", "true").status == 255
+
+
+def test_the_file_is_private_and_written_only_when_it_changes(tmp_path: Path) -> None:
+    endpoint = Endpoint(2222, "dev", tmp_path / "key", tmp_path / "hosts")
+    path = tmp_path / "ssh_config"
+    openssh.write_ssh_config(path, endpoint, "hello", tmp_path)
+    first = path.stat().st_ino
+    assert path.stat().st_mode & 0o777 == 0o600
+    openssh.write_ssh_config(path, endpoint, "hello", tmp_path)
+    assert path.stat().st_ino == first
+    openssh.write_ssh_config(path, replace(endpoint, port=2223), "hello", tmp_path)
+    assert "Port 2223" in path.read_text()
+
+
+def test_the_agent_is_forwarded_only_when_asked(tmp_path: Path) -> None:
+    endpoint = Endpoint(2222, "dev", tmp_path / "key", tmp_path / "hosts")
+    assert "ForwardAgent no" in openssh.ssh_config(endpoint, "hello", tmp_path / "s")
+    assert "ForwardAgent yes" in openssh.ssh_config(endpoint, "hello", tmp_path / "s", forward_agent=True)
+
+
+def test_a_command_line_holds_the_remote_command_as_one_word(tmp_path: Path) -> None:
+    argv = openssh.ssh_argv(tmp_path / "ssh_config", "devbox-hello", "echo 'a b'")
+    assert argv[1:] == ["-F", str(tmp_path / "ssh_config"), "-T", "devbox-hello", "--", "echo 'a b'"]
+    assert openssh.ssh_argv(tmp_path / "c", "h", terminal=True)[1:] == ["-F", str(tmp_path / "c"), "-t", "h"]
