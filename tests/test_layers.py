@@ -25,7 +25,7 @@ OWNERS = {
     "marshal": set[str](),
     "shelve": set[str](),
     "yaml": {"config/document"},
-    "jsonschema": {"config/document"},
+    "jsonschema": {"config/contract"},
     "httpx": {"box/download"},
     "pycdlib": {"disk/seed"},
     "qemu": {"machine/qmp"},
@@ -60,6 +60,11 @@ CALLS = {
 
 # Outside the command line, a hidden import needs a reason; here are all of them.
 HIDDEN_IMPORTS = {
+    ("box/image", "devbox.box.download"): "httpx, 80 ms that an image in the store does not need",
+    ("box/image", "devbox.box.unpack"): "zstandard, 20 ms that an image in the store does not need",
+    ("config/document", "yaml"): "20 ms that a remembered document does not need",
+    ("config/build", "devbox.config.contract"): "jsonschema, 90 ms that a remembered document does not need",
+    ("config/lock", "devbox.config.contract"): "jsonschema, 90 ms that a right file does not need",
     ("paths", "platformdirs"): "25 ms that Linux does not need",
     ("machine/lifecycle", "devbox.machine.stop"): "asyncio, 50 ms that `status` does not need",
     ("machine/lifecycle", "devbox.machine.qmp"): "asyncio, 50 ms that `status` does not need",
@@ -226,12 +231,12 @@ def test_sizes() -> None:
 def test_every_module_begins_with_what_it_is() -> None:
     wrong = []
     for module in modules():
-        text = ast.get_docstring(module.tree) or ""
+        text = [line for line in (ast.get_docstring(module.tree) or "").splitlines() if line]
         if module.name.endswith("__init__"):
             if module.tree.body:
                 wrong.append(f"{module.name} is not empty")
-        elif not 1 <= len(text.splitlines()) <= 6:
-            wrong.append(f"{module.name}: {len(text.splitlines())} lines of docstring")
+        elif not 1 <= len(text) <= 6:
+            wrong.append(f"{module.name}: {len(text)} lines of docstring")
     assert wrong == []
 
 
