@@ -58,12 +58,17 @@ def _moved_ref(target: str, moved: dict[str, Any], here: str) -> str:
 
 def check(document: Document, name: str) -> list[Problem]:
     """What is wrong with the document by `schemas/<name>.schema.json`, one sentence for each mistake."""
-    validator = _Validator(bundled(name))
-    found = [
-        problem
-        for error in validator.iter_errors(document.data)
-        for problem in mistakes.explain(error, document, bundled(name))
-    ]
+    found: list[Problem] = []
+    wrong_type: set[Place] = set()
+    for error in _Validator(bundled(name)).iter_errors(document.data):
+        place: Place = tuple(error.absolute_path)
+        if place in wrong_type:
+            continue  # Whatever else is asked of it, it is another thing altogether.
+        told = list(mistakes.explain(error, document, bundled(name)))
+        if error.validator == "type":
+            wrong_type.add(place)
+            found = [one for one in found if one.place != place or one.message.endswith(mistakes.NOT_YET)]
+        found += told
     not_yet = {problem.place for problem in found if problem.message.endswith(mistakes.NOT_YET)}
     unread = {problem.place for problem in document.problems if problem.place}
     return [

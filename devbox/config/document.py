@@ -87,6 +87,7 @@ def load_yaml(text: str, name: str) -> Document:
     A part that is not YAML is set aside with everything under the same top-level key, and the rest is read without
     it, so that one forgotten quote does not hide the other mistakes.
     """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if found := yaml_mistakes.unreadable(text):
         return _refused(name, *found)
     import yaml  # noqa: PLC0415 - 20 ms that a document from the cache does not need

@@ -80,7 +80,7 @@ def _guess(key: str, known: Mapping[str, Any]) -> str:
     alias = _ALIASES.get(key.lower().replace("-", "_"), "")
     if alias in known:
         return alias
-    close = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1, 0.7)
+    close = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1, 0.65)
     return close[0] if close else ""
 
 
@@ -216,6 +216,8 @@ def _own_sentence(error: Any, document: Document, place: Place) -> str:
     """The schema's own sentence, with the value and what was probably meant; "" where it has none."""
     own = str(error.schema.get("errorMessage", "")) if isinstance(error.schema, dict) else ""
     if error.instance is None:
+        if not place:
+            return "the file is empty"
         return f"has no value; give it one, or leave the {'`-`' if isinstance(place[-1], int) else 'key'} out"
     form, value = error.schema.get("format", ""), error.instance
     if form == "step" and isinstance(value, str):

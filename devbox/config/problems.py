@@ -76,7 +76,7 @@ def _short(key: str) -> str:
     return key if len(key) <= 40 else f"{key[:39]}…"
 
 
-def fail(problems: Sequence[Problem]) -> NoReturn:
+def fail(problems: Sequence[Problem], hint: str = "") -> NoReturn:
     """Raise `config.invalid` with every problem, in the order of the file's lines."""
     ordered = sorted(set(problems), key=lambda problem: (problem.position, problem.message))
     names = " and ".join(dict.fromkeys(problem.position.file for problem in ordered))
@@ -87,6 +87,6 @@ def fail(problems: Sequence[Problem]) -> NoReturn:
     raise DevboxError(
         "config.invalid",
         "\n".join((f"There is {count} in {names}:" if len(ordered) == 1 else f"There are {count} in {names}:", *lines)),
-        hint=f"Correct {'it' if len(ordered) == 1 else 'them'} and try again.",
+        hint=hint or f"Correct {'it' if len(ordered) == 1 else 'them'} and try again.",
         exit_code=ExitCode.USAGE,
     )

@@ -203,6 +203,7 @@ _GUESSES: dict[str, Callable[[Any], str]] = {
     "size": _likely_size,
     "slug": lambda value: slug(str(value), ""),
     "guest-path": lambda value: f"/{value}" if re.match(r"[\w.]", str(value)) else "",
+    "requires": lambda value: f'">={value}"' if re.match(r"[0-9]+(\.[0-9]+)*\Z", str(value)) else "",
     "folder": lambda value: f"{value}:/workspace" if ":" not in str(value) else "",
 }
 

@@ -8,7 +8,8 @@ from typing import Any
 
 _TOP = re.compile(r"[^\s#\-\]})]")
 _HAS_VALUE = re.compile(r"\s*(- +)?[^\s#:]+: +[^\s#|>&!]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+# With those that the library, but not YAML 1.2, takes for the end of a line: the lines told would be other ones.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 _MERGE = re.compile(r"^(<{7}|={7}|>{7})( .*)?$", re.MULTILINE)
 _LIST_ITEM = "this line is in the place of a list's `- item`; check its indentation"
 
