@@ -66,21 +66,22 @@ def base_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def run(
     argv: Argv,
     *,
-    input: bytes | None = None,
+    input: bytes | IO[bytes] | None = None,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> Completed:
     """Run a program to its end, capturing what it prints. A non-zero status is a value, not an error.
 
+    `input` is what it reads: bytes, or an open file.
     Raises `tool.timeout` (the program is killed) and `tool.missing`. `timeout` is in seconds.
     """
     words = [os.fspath(word) for word in argv]
     try:
         done = subprocess.run(
             words,
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
+            input=input if isinstance(input, bytes) else None,
+            stdin=None if isinstance(input, bytes) else input or subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
             env=base_environment(env),
