@@ -28,7 +28,8 @@ def fsync_dir(folder: Path) -> None:
 
 def make_private_dir(folder: Path) -> Path:
     """The folder, with its missing parents, readable by this user only."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would give the parents the umask's mode
     return folder
 
 
