@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from devbox import ui
 from devbox.config.model import Folder, FolderType, MachineSpec
 from devbox.errors import DevboxError, ExitCode
+from devbox.share import transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,24 @@ def plan(machine: MachineSpec, lacks: Iterable[str], support: FolderSupport) -> 
     """One mount a folder, in order. Raises `folder.impossible` for a type that was asked for and cannot be."""
     missing = frozenset(lacks)
     return tuple(_mount(folder, machine, missing, support) for folder in machine.folders)
+
+
+def push(mounts: Sequence[Mount], ssh_config: Path) -> None:
+    """Copy the rsync folders into the guest that `ssh_config` describes; the other types need none.
+
+    Raises `folder.missing` and `folder.copy-failed`.
+    """
+    for mount in mounts:
+        if mount.type is not FolderType.RSYNC:
+            continue
+        if not mount.host.is_dir():
+            raise DevboxError(
+                "folder.missing",
+                f"The folder {mount.host} does not exist.",
+                hint=f"Make it, or take it out of `folders` in the Devboxfile (it goes to {mount.guest}).",
+            )
+        with ui.step(f"Copy {mount.host} to {mount.guest}"):
+            transfer.copy(mount.host, mount.guest, mount.ignore, ssh_config)
 
 
 def guest_folder(mounts: Sequence[Mount], host_cwd: Path) -> PurePosixPath | None:

@@ -48,7 +48,10 @@ def client(folder: Path, host: str) -> Endpoint:
 
 
 @contextmanager
-def serve(folder: Path, *, kind: str = "ed25519", options: tuple[str, ...] = ()) -> Iterator[Server]:
+def serve(
+    folder: Path, *, kind: str = "ed25519", options: tuple[str, ...] = (), programs: str = os.defpath
+) -> Iterator[Server]:
+    """`programs` is the PATH of the server's side."""
     try:
         program = proc.find_tool("sshd")
     except DevboxError:
@@ -73,7 +76,8 @@ def serve(folder: Path, *, kind: str = "ed25519", options: tuple[str, ...] = ())
         "UsePAM no",
         "PasswordAuthentication no",
         "PermitRootLogin prohibit-password",
-        "SetEnv SHLVL=2",  # bash then leaves the start files of whoever runs the tests alone
+        # At this SHLVL bash leaves the start files of whoever runs the tests alone.
+        f'SetEnv SHLVL=2 "PATH={programs}"',
         *options,
     )
     (folder / "sshd_config").write_text("\n".join(lines) + "\n")
