@@ -25,7 +25,7 @@ from devbox.config.model import (
     Project,
     User,
 )
-from devbox.config.problems import Document, Place, fail
+from devbox.config.problems import Document, Place, fail, show
 from devbox.config.values import Host, Mistake
 from devbox.errors import DevboxError, ExitCode
 from devbox.version import __version__
@@ -98,7 +98,7 @@ def _refuse_other_versions(asked: Document) -> None:
     if wrong:
         raise DevboxError(
             "config.requires",
-            f"{asked.where(('requires',))}: this file asks for devbox {requires}, and this is devbox {__version__}.",
+            f"{asked.where(('requires',))}: this file asks for devbox {show(requires)}, and this is {__version__}.",
             hint="Install a devbox that fits.",
             exit_code=ExitCode.USAGE,
         )

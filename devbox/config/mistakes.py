@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from devbox.config import values
-from devbox.config.problems import Document, Place, Problem
+from devbox.config.problems import Document, Place, Problem, show
 from devbox.version import __version__
 
 NOT_YET = f"is part of format 1, but devbox {__version__} does not carry it out yet"
@@ -61,15 +61,6 @@ def explain(error: Any, document: Document, root: Mapping[str, Any]) -> Iterator
         yield document.problem(place, _sentence(error, document, place))
 
 
-def show(value: Any) -> str:
-    """A value of the file as a sentence quotes it: short, on one line, a collection by its kind."""
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return f"`{text if len(text) <= 60 else text[:59] + '…'}`"
-
-
 def _strangers(error: Any) -> list[str]:
     """The keys of the mapping at fault that its schema does not know."""
     known = error.schema.get("properties", {})
@@ -86,6 +77,7 @@ def _guess(key: str, known: Mapping[str, Any]) -> str:
 
 def _unknown_keys(error: Any, document: Document, root: Mapping[str, Any]) -> Iterator[Problem]:
     known = error.schema.get("properties", {})
+    offered = [key for key, schema in known.items() if "x-not-yet" not in schema]
     place: Place = tuple(error.absolute_path)
     for key in _strangers(error):
         guess, home = _guess(key, known), _home(key, error, place, root)
@@ -93,10 +85,10 @@ def _unknown_keys(error: Any, document: Document, root: Mapping[str, Any]) -> It
             sentence = f"there is no such key here; {home}"
         elif guess:
             sentence = f"there is no such key; did you mean `{guess}`?"
-        elif len(known) > 12:
+        elif len(offered) > 12:
             sentence = "there is no such key (`devbox schema` lists all)"
         else:
-            sentence = f"there is no such key; there {'is' if len(known) == 1 else 'are'} {_list(list(known), 'and')}"
+            sentence = f"there is no such key; there {'is' if len(offered) == 1 else 'are'} {_list(offered, 'and')}"
         yield document.problem((*place, key), sentence, at_key=True)
 
 
@@ -107,7 +99,8 @@ def _home(key: str, error: Any, place: Place, root: Mapping[str, Any]) -> str:
     if not place:
         return f"`{key}` is a kind of step: put it under `provision`" if key in kinds else ""
     if place[0] != "provision" or not kinds:
-        return ""
+        outer = kinds and len(place) == 1 and key in root["properties"]
+        return f"it does not belong to `{place[0]}`: indent it less" if outer else ""
     if len(place) == 2:
         for kind in kinds & error.instance.keys():
             if key in _all_properties(step["properties"][kind], root):
@@ -177,7 +170,8 @@ def _exactly_one(error: Any, names: list[str]) -> str:
         return ""  # Most likely the unknown key is the one that is missing, and is spoken of already.
     if error.schema.get("format") == "step":
         return "does nothing yet: a step needs a kind, such as `packages`, `file`, `service` or `run`"
-    return f"{_list(names, 'or')} is missing"
+    known = error.schema.get("properties", {})
+    return f"{_list([name for name in names if 'x-not-yet' not in known.get(name, {})], 'or')} is missing"
 
 
 def _sentence(error: Any, document: Document, place: Place) -> str:
@@ -226,7 +220,7 @@ def _own_sentence(error: Any, document: Document, place: Place) -> str:
         return own
     written = document.written.get(place, value)
     guess = values.likely(form, value)
-    return f"{own}, not {show(written)}" + (f"; did you mean `{guess}`?" if guess else "")
+    return f"{own}, not {show(written)}" + (f"; did you mean {show(guess)}?" if guess else "")
 
 
 def _wrong_type_sentence(types: list[str], value: Any, written: str) -> str:

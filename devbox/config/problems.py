@@ -72,8 +72,17 @@ def place_text(place: Place) -> str:
     return text.removeprefix(".")
 
 
-def _short(key: str) -> str:
-    return key if len(key) <= 40 else f"{key[:39]}…"
+def _short(text: str, limit: int = 40) -> str:
+    """Text of the file as it can be shown: on one line, without control characters, not too long."""
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def show(value: Any) -> str:
+    """A value of the file as a sentence quotes it; a collection by its kind."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return f"`{_short(str(value).lower() if isinstance(value, bool) else str(value), 60)}`"
 
 
 def fail(problems: Sequence[Problem], hint: str = "") -> NoReturn:

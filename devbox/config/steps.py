@@ -9,7 +9,7 @@ from typing import Any
 from devbox.config import values
 from devbox.config.draft import Draft
 from devbox.config.model import StepSpec, When
-from devbox.config.problems import Place
+from devbox.config.problems import MAX_SHOWN, Place, show
 
 # What any step may have; every other key of a step is its kind.
 COMMON = frozenset(
@@ -48,7 +48,7 @@ def default_name(kind: str, options: Any) -> str:
     else:
         about = options
     text = ",".join(map(str, about)) if isinstance(about, list) else str(about)
-    line = " ".join(text.strip().split("\n")[0].split())
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text.strip().split("\n")[0]).split())
     limit = 40 if kind == "run" else 80
     return f"{kind}:{line[:limit].rstrip()}" if line else kind
 
@@ -60,7 +60,7 @@ def _names(draft: Draft, written: list[Any], place: Place) -> list[str]:
         name = step.get("name") if isinstance(step, dict) else None
         if isinstance(name, str) and name in given:
             line = draft.document.where((*place, given[name], "name")).line
-            draft.problem((*place, index, "name"), f"the step in line {line} has the name `{name}` already")
+            draft.problem((*place, index, "name"), f"the step in line {line} has the name {show(name)} already")
         elif isinstance(name, str):
             given[name] = index
     names: list[str] = []
@@ -85,11 +85,12 @@ def _check_needs(draft: Draft, place: Place, index: int, names: list[str]) -> No
             continue
         if need in names:
             what = "is this step itself" if need == names[index] else "comes after this step"
-            draft.problem(inner, f"`{need}` {what}; a step can need an earlier one only")
+            draft.problem(inner, f"{show(need)} {what}; a step can need an earlier one only")
             continue
-        close = difflib.get_close_matches(need, names[:index], 1, 0.6)
+        # A guess costs time, and a file with so many mistakes does not show them all.
+        close = difflib.get_close_matches(need, names[:index], 1, 0.6) if len(draft.problems) < MAX_SHOWN else []
         guess = f"; did you mean `{close[0]}`?" if close else ""
-        draft.problem(inner, f"no step before this one has the name `{need}`{guess}")
+        draft.problem(inner, f"no step before this one has the name {show(need)}{guess}")
 
 
 def _step(draft: Draft, place: Place, step: dict[str, Any], name: str) -> StepSpec:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from devbox.config.model import Folder, FolderType, Port
+from devbox.config.problems import show
 
 _UNITS = {"B": 1} | {
     unit: base**power
@@ -39,10 +40,10 @@ def size(text: str) -> int:
     """`1.5GB` in bytes, rounded down to whole MiB, which is what machines and disks are made of."""
     found = _SIZE.match(text)
     if not found:
-        raise Mistake(f"`{text}` is not a size")
+        raise Mistake(f"{show(text)} is not a size")
     count = int(float(found[1]) * _UNITS[found[2]]) // _MIB * _MIB
     if count > 1 << 50:
-        raise Mistake(f"`{text}` is more than any machine has")
+        raise Mistake(f"{show(text)} is more than any machine has")
     return count
 
 
@@ -58,7 +59,7 @@ def duration(value: float | str) -> float:
         return float(value)
     found = _DURATION.match(value)
     if not found or not value:
-        raise Mistake(f"`{value}` is not a time")
+        raise Mistake(f"{show(value)} is not a time")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     total = hours * 3600 + minutes * 60 + seconds
     if not total:
@@ -70,7 +71,7 @@ def port(value: int | str | Mapping[str, Any]) -> Port:
     if isinstance(value, str | int):
         found = _PORT.match(str(value))
         if not found:
-            raise Mistake(f"`{value}` is not a port")
+            raise Mistake(f"{show(value)} is not a port")
         six, four, host, guest, protocol = found.groups()
         bind = six or four or ""
         made = Port(int(guest), int(host) if host else None, bind or "127.0.0.1", protocol or "tcp")
@@ -98,7 +99,7 @@ def address(text: str) -> str:
         ipaddress.ip_address(text)
     except ValueError:
         hint = "; did you mean `127.0.0.1`?" if text == "localhost" else ""
-        raise Mistake(f"`{text}` is not an IP address{hint}") from None
+        raise Mistake(f"{show(text)} is not an IP address{hint}") from None
     return text
 
 
@@ -122,14 +123,14 @@ def host_path(text: str, root: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as trouble:
-        raise Mistake(f"`{text}` cannot be followed: {trouble}") from trouble
+        raise Mistake(f"{show(text)} cannot be followed: {trouble}") from trouble
 
 
 def existing_folder(text: str, root: Path) -> Path:
     path = host_path(text, root)
     if not path.is_dir():
         what = "is a file; a folder is needed" if path.exists() else "does not exist on this computer"
-        raise Mistake(f"the folder `{text}` {what}")
+        raise Mistake(f"the folder {show(text)} {what}")
     return path
 
 
@@ -137,16 +138,18 @@ def existing_file(text: str, root: Path) -> Path:
     path = host_path(text, root)
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist on this computer"
-        raise Mistake(f"the file `{text}` {what}")
+        raise Mistake(f"the file {show(text)} {what}")
     return path
 
 
 def guest_folder(text: str) -> PurePosixPath:
     path = PurePosixPath("/" + text.lstrip("/"))
     if ".." in path.parts:
-        raise Mistake(f"`{text}` has `..` in it; write the folder that is meant")
+        raise Mistake(f"{show(text)} has `..` in it; write the folder that is meant")
     if str(path) in _GUESTS_OWN:
-        raise Mistake(f"a folder at `{text}` would hide the machine's own; choose another place, such as `/workspace`")
+        raise Mistake(
+            f"a folder at {show(text)} would hide the machine's own; choose another place, such as `/workspace`"
+        )
     return path
 
 
@@ -158,7 +161,7 @@ def fits(version: str, requires: str) -> bool:
 def _fits_one(version: str, specifier: str) -> bool:
     found = _SPECIFIER.match(specifier)
     if not found:
-        raise Mistake(f"`{specifier.strip()}` is no comparison with a version")
+        raise Mistake(f"{show(specifier)} is no comparison with a version")
     have, want = _numbers(version), _numbers(found[2])
     compare: dict[str, bool] = {
         ">=": have >= want,

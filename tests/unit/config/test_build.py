@@ -175,7 +175,7 @@ def test_an_empty_local_file_is_none(load: Load) -> None:
 
 def test_a_file_for_another_devbox_is_refused_alone(load: Load, tmp_path: Path) -> None:
     told = trouble(load, "requires: '>=99.1, <100'\nnew_key: 1")
-    assert told.startswith("config.requires\nDevboxfile:2:11: this file asks for devbox >=99.1, <100, and this is")
+    assert told.startswith("config.requires\nDevboxfile:2:11: this file asks for devbox `>=99.1, <100`, and this is")
     assert "new_key" not in told
     (tmp_path / "My Shop" / "Devboxfile").write_text("version: 2\nnew_key: 1\n")
     with pytest.raises(DevboxError, match="written in format 2") as caught:
@@ -201,6 +201,12 @@ def test_text_of_the_file_cannot_break_the_message(load: Load) -> None:
     assert len(told.split("\n")) == 3
     assert "\x1b" not in told
     assert len(told) < 300
+
+
+def test_a_key_of_the_file_cannot_break_the_message(load: Load) -> None:
+    told = trouble(load, 'box: debian-12\n"a\\nb\\e[31m": 1\nhosts: {a: "x\\ny"}\nenv: {"A\\rB": 1}')
+    assert len(told.split("\n")) == 5
+    assert told.replace("\n", "").isprintable()
 
 
 def test_a_final_newline_does_not_pass_as_a_name(load: Load) -> None:
