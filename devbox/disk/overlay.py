@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from devbox import fs, proc, ui
+from devbox.box import qcow2
+from devbox.box.store import Image
+from devbox.box.traits import Traits
 from devbox.disk.record import Record, check_size, resized
 from devbox.errors import DevboxError, ExitCode
-
-if TYPE_CHECKING:
-    from devbox.box.store import Image
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of two files (btrfs, XFS)
 _HINT = "Install it (Debian, Ubuntu: `apt install qemu-utils`; macOS: `brew install qemu`)."
@@ -30,7 +29,7 @@ class Overlay:
     base: Path
 
 
-def ensure(record: Record, image: "Image") -> Overlay:
+def ensure(record: Record, image: Image) -> Overlay:
     """The overlay of the machine, made on `image` if there is none yet.
 
     Raises `disk.base-missing` when the image under an existing disk is gone, and `disk.other-image` when `image` is
@@ -38,12 +37,7 @@ def ensure(record: Record, image: "Image") -> Overlay:
     """
     files = record.dir
     if files.disk.exists():
-        if not files.base.exists():
-            raise DevboxError(
-                "disk.base-missing",
-                f"The image under the machine's disk is gone: {files.base}",
-                hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
-            )
+        _require_base(record)
         return Overlay(files.disk, files.base)
     if image.sha256 != record.image:
         raise DevboxError(
@@ -55,6 +49,19 @@ def ensure(record: Record, image: "Image") -> Overlay:
     _hold(image.path, files.base)
     _create(record)
     return Overlay(files.disk, files.base)
+
+
+def held_image(record: Record) -> Image:
+    """The image as a machine that has its disk holds it: the store need not have it any more.
+
+    Raises `disk.base-missing`.
+    """
+    _require_base(record)
+    header = qcow2.inspect(record.dir.base, record.image_format, name=record.image_label)
+    traits = Traits(
+        label=record.image_label, arch=record.arch, os=record.os, lacks=frozenset(record.lacks), cpu=record.cpu
+    )
+    return Image(record.image, record.dir.base, record.image_format, header.virtual_size, traits)
 
 
 def grow(record: Record, size: int) -> Record:
@@ -80,6 +87,15 @@ def grow(record: Record, size: int) -> Record:
             details=done.error_text,
         )
     return resized(record, size)
+
+
+def _require_base(record: Record) -> None:
+    if not record.dir.base.exists():
+        raise DevboxError(
+            "disk.base-missing",
+            f"The image under the machine's disk is gone: {record.dir.base}",
+            hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
+        )
 
 
 def _create(record: Record) -> None:

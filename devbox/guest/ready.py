@@ -114,7 +114,7 @@ class _Watch:
     def check(self) -> None:
         """Raises `guest.died` and `guest.boot-failed` as soon as either is certain."""
         if (words := self._alive()) is not None:
-            raise self.failure("guest.died", "QEMU ended while the guest was booting.", details=words)
+            raise self.failure("guest.died", "The machine stopped while it was booting.", details=words)
         self._read()
         if time.monotonic() - self._changed < SILENCE * self.slowdown:
             return

@@ -62,6 +62,20 @@ def test_a_disk_whose_image_is_gone_is_not_touched(tmp_path: Path) -> None:
     assert not made.base.exists()
 
 
+def test_a_machine_with_a_disk_needs_no_store(tmp_path: Path) -> None:
+    record, image = machines.record(tmp_path)
+    with pytest.raises(DevboxError) as caught:
+        overlay.held_image(record)
+    assert caught.value.id == "disk.base-missing"
+    made = overlay.ensure(record, image)
+    image.path.unlink()
+    held = overlay.held_image(record)
+    assert (held.sha256, held.format, held.virtual_size) == (image.sha256, image.format, image.virtual_size)
+    assert (held.traits.label, held.traits.lacks) == (image.traits.label, image.traits.lacks)
+    assert held.path.samefile(made.base)
+    assert overlay.ensure(record, held) == made
+
+
 def test_a_machine_gets_no_disk_on_another_image(tmp_path: Path) -> None:
     record, _ = machines.record(tmp_path)
     with pytest.raises(DevboxError) as caught:
