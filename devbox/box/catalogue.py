@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from devbox import paths
 from devbox.box import recipe
@@ -50,8 +51,8 @@ def locate(ref: BoxRef, arch: Arch) -> Source:
         if ref.recipe not in recipe.RECIPES:
             raise _unknown(ref.recipe, tuple(recipe.RECIPES), "recipe")
         return Source(recipe.traits(ref.recipe, arch), recipe=ref.recipe, packages=ref.packages)
-    label = ref.url.rstrip("/").rsplit("/", 1)[-1] or ref.url if ref.url else (ref.path or Path()).name
-    return Source(foreign(label, arch), url=ref.url, path=ref.path, digest=ref.digest, format=ref.format)
+    name = Path(urlsplit(ref.url).path).name if ref.url else (ref.path or Path()).name
+    return Source(foreign(name or "image", arch), url=ref.url, path=ref.path, digest=ref.digest, format=ref.format)
 
 
 def foreign(label: str, arch: Arch) -> Traits:

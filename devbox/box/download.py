@@ -69,7 +69,7 @@ def fetch(
 ) -> Downloaded:
     """Raises `download.…` errors and `store.full`; after those the partial file is kept wherever it can be of use."""
     algorithms = ("sha256", "sha512") if digest and digest.algorithm == "sha512" else ("sha256",)
-    job = _Job(_address(url), digest, title or f"Fetching {url}", bounds)
+    job = _Job(_address(url), digest, title or "Fetching an image", bounds)
     for last in (False, True):
         with Partial(part, algorithms) as file:
             if digest is None or digest not in file.digests():  # else an earlier run ended after the last byte
@@ -84,7 +84,7 @@ def fetch(
         # against the server. A download in one piece does.
         ui.warn("What was already here did not fit the rest; fetching all of it anew.")
     assert digest is not None
-    raise _mismatch(url, digest, found)
+    raise _mismatch(job.url, digest, found)
 
 
 def _fill(job: _Job, file: Partial) -> None:
@@ -218,7 +218,7 @@ def _address(url: str) -> httpx.URL:
     if address.scheme != "https" and not (address.scheme == "http" and _is_loopback(address)):
         raise DevboxError(
             "download.insecure",
-            f"Images are fetched by https only, and {url} is not.",
+            f"Images are fetched by https only, and {_shown(address)} is not.",
             hint="Use the https address; or fetch the file yourself and add it: devbox box add FILE",
             exit_code=ExitCode.USAGE,
         )
@@ -239,8 +239,10 @@ def _judge_status(response: httpx.Response, url: httpx.URL) -> None:
     if status in _TRANSIENT:
         raise _Interrupted(f"{response.url.host} answers {status}")
     if status in {404, 410}:
-        raise DevboxError("download.gone", f"The file is not there any more ({status}): {url}", hint=_ADD)
-    raise DevboxError("download.refused", f"{response.url.host} refuses the download ({status}): {url}", hint=_ADD)
+        raise DevboxError("download.gone", f"The file is not there any more ({status}): {_shown(url)}", hint=_ADD)
+    raise DevboxError(
+        "download.refused", f"{response.url.host} refuses the download ({status}): {_shown(url)}", hint=_ADD
+    )
 
 
 def _judge_total(total: int | None, response: httpx.Response, job: _Job) -> None:
@@ -266,8 +268,13 @@ def _gave_up(job: _Job, file: Partial, trouble: Exception) -> DevboxError:
         "download.failed",
         f"The download from {job.url.host} failed: {_reason(trouble)}.",
         hint=f"Run the same command again{after}. {_ADD}",
-        details=str(job.url),
+        details=_shown(job.url),
     )
+
+
+def _shown(url: httpx.URL) -> str:
+    """The address without what may be secret in it."""
+    return str(url.copy_with(userinfo=b"", query=None))
 
 
 def _reason(trouble: Exception) -> str:
@@ -282,11 +289,11 @@ def _reason(trouble: Exception) -> str:
     return f"{known} ({trouble})" if known and str(trouble) else known or str(trouble) or type(trouble).__name__
 
 
-def _mismatch(url: str, digest: Digest, found: tuple[Digest, ...]) -> DevboxError:
+def _mismatch(url: httpx.URL, digest: Digest, found: tuple[Digest, ...]) -> DevboxError:
     got = next(each for each in found if each.algorithm == digest.algorithm)
     return DevboxError(
         "download.digest",
-        f"{url} is not the image that was asked for: its digest is {got}, and {digest} was expected. It was removed.",
+        f"{_shown(url)} is not the image asked for: its digest is {got}, and {digest} was expected. It was removed.",
         hint="Do not use it. If the publisher has replaced the file on purpose, put the new digest into the Devboxfile",
         details=f"expected {digest}\nreceived {got}",
     )

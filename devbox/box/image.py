@@ -9,6 +9,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from devbox import fs, ui
 from devbox.box import partial, qcow2, recipe, store
@@ -122,7 +123,7 @@ def _bring(source: Source, part: Path) -> _Came:
         return _copy(source.path, part, source.digest)
     from devbox.box import download  # noqa: PLC0415 - httpx costs 80 ms, and nearly every `up` finds its image here
 
-    title = f"Fetching {source.traits.label} ({source.traits.arch}) from {source.url}"
+    title = f"Fetching {source.traits.label} ({source.traits.arch}) from {urlsplit(source.url).hostname}"
     try:
         got = download.fetch(source.url, part, source.digest, title=title)
     except DevboxError as trouble:

@@ -32,7 +32,7 @@ class _Row:
     def cells(self) -> tuple[str, ...]:
         here = " ".join(arch for arch, sha256 in self.stored.items() if sha256)
         note = (
-            "built here: box: {recipe: " + self.name + "}"
+            "box: {recipe: " + self.name + "}"
             if self.recipe
             else ""
             if self.pinned

@@ -97,7 +97,7 @@ def test_a_digest_of_ones_own_goes_first() -> None:
 
 
 def test_an_image_by_address_or_path(tmp_path: Path) -> None:
-    by_url = BoxRef(url="https://images.test/d/disk.raw.xz", format="raw")
+    by_url = BoxRef(url="https://images.test/d/disk.raw.xz?token=x", format="raw")
     refused("box.unpinned", by_url)
     source = catalogue.resolve(by_url, Arch.AARCH64, PIN)
     assert (source.traits.label, source.digest, source.format) == ("disk.raw.xz", PIN, "raw")

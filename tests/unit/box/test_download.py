@@ -254,3 +254,10 @@ def test_a_full_disk_keeps_what_came(torture: Torture, tmp_path: Path) -> None:
 def test_out_of_quota_is_a_full_disk_too(tmp_path: Path) -> None:
     with pytest.raises(DevboxError, match="not enough space"), partial.full_disk_told(tmp_path / "x"):
         raise OSError(122, "Disk quota exceeded")
+
+
+def test_what_may_be_secret_in_an_address_is_not_shown(torture: Torture, part: Path) -> None:
+    url = torture.add("/i?token=hush", Resource(BODY)).replace("//", "//me:hush@")
+    shown = refused("download.digest", url, part, Digest("sha256", "0" * 64))
+    assert "/i is not" in shown.message
+    assert "hush" not in f"{shown.message}{shown.hint}{shown.details}"
