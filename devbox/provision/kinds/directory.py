@@ -1,0 +1,42 @@
+"""`directory`: a folder with this mode and owner, its missing parents included. What lies in it is not looked at."""
+
+from collections.abc import Mapping
+from shlex import quote
+from typing import Any
+
+from devbox.provision import inputs
+from devbox.provision.facts import Facts
+from devbox.provision.kinds.file import File as Directory  # a folder has the same stated fields, and no content
+from devbox.provision.kinds.file import own
+from devbox.provision.step import Action, Kind, Reads, Source, State
+
+
+def parse(raw: str | Mapping[str, Any], source: Source) -> Directory:  # noqa: ARG001
+    stated = {"path": raw} if isinstance(raw, str) else raw
+    return Directory(
+        inputs.absolute(stated["path"]),
+        b"",
+        inputs.mode(stated.get("mode")),
+        stated.get("owner", ""),
+        stated.get("group", ""),
+    )
+
+
+def reads(directory: Directory) -> Reads:
+    return Reads(paths=(directory.path,))
+
+
+def probe(directory: Directory) -> str:
+    return " ".join(("probe_path", quote(directory.path), "directory", *(name for name, _ in directory.stated)))
+
+
+def desired(directory: Directory, facts: Facts) -> State:  # noqa: ARG001
+    return (("type", "directory"), *directory.stated)
+
+
+def apply(directory: Directory, facts: Facts) -> Action:  # noqa: ARG001
+    make = '[ ! -e "$path" ] || [ -d "$path" ] || fail "$path is there and is not a folder."\nmkdir -p "$path"\n'
+    return Action(f"path={quote(directory.path)}\n{make}{own(directory)}".encode())
+
+
+KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, reads=reads)

@@ -1,0 +1,91 @@
+"""`file`: a file with this content, mode and owner; only stated fields are compared. Replaced by an atomic rename."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+from devbox.provision import inputs
+from devbox.provision.facts import Facts
+from devbox.provision.step import Action, Kind, Reads, Source, State
+
+CONTENT = "content"  # the name of the new bytes among the step's files
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    path: str
+    content: bytes
+    mode: str = ""
+    owner: str = ""
+    group: str = ""
+
+    @property
+    def stated(self) -> tuple[tuple[str, str], ...]:
+        fields = (("mode", self.mode), ("owner", self.owner), ("group", self.group))
+        return tuple((name, value) for name, value in fields if value)
+
+
+def parse(raw: Mapping[str, Any], source: Source) -> File:
+    content = raw["content"].encode() if "content" in raw else inputs.read_file(source.root, raw["src"])
+    return File(
+        inputs.absolute(raw["path"]),
+        content,
+        inputs.mode(raw.get("mode")),
+        raw.get("owner", ""),
+        raw.get("group", ""),
+    )
+
+
+def reads(file: File) -> Reads:
+    return Reads(files=(file.path,))
+
+
+def probe(file: File) -> str:
+    return " ".join(("probe_path", quote(file.path), "file", *(name for name, _ in file.stated)))
+
+
+def desired(file: File, facts: Facts) -> State:  # noqa: ARG001
+    return (("type", "file"), ("sha256", hashlib.sha256(file.content).hexdigest()), *file.stated)
+
+
+_APPLY = """
+load_files "$path"
+path_state "$path" || type=''
+[ "$type" != directory ] || fail "$path is a folder."
+if [ "$type" != file ] || ! file_hash "$path" || [ "$hash" != "$sha256" ]; then
+  [ -d "${path%/*}/" ] || mkdir -p "${path%/*}"
+  aside=$path.devbox-$$
+  trap 'rm -f "$aside"' EXIT
+  cp "$files/content" "$aside"
+  if [ "$type" = file ]; then
+    chown "$ids" "$aside"  # first, since it clears set-id bits
+    chmod "$mode" "$aside"
+  else
+    chmod 0644 "$aside"
+  fi
+  mv -f "$aside" "$path"
+  ! have restorecon || restorecon "$path" 2>/dev/null || :
+fi
+"""
+
+
+def own(file: File) -> str:
+    """Shell lines that give a path the stated owner and mode."""
+    account = f"{file.owner}{':' + file.group if file.group else ''}"
+    lines = f'chown {quote(account)} "$path"\n' if account else ""
+    return lines + (f'chmod {file.mode} "$path"\n' if file.mode else "")
+
+
+def apply(file: File, facts: Facts) -> Action:
+    sha256 = dict(desired(file, facts))["sha256"]
+    script = f"path={quote(file.path)} sha256={sha256}\n{_APPLY}{own(file)}"
+    return Action(script.encode(), {CONTENT: file.content})
+
+
+def content(file: File, facts: Facts) -> tuple[str, bytes]:  # noqa: ARG001
+    return file.path, file.content
+
+
+KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, reads=reads, content=content)

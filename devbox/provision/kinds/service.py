@@ -1,0 +1,94 @@
+"""`service`: whether a service runs and starts at boot, under systemd or OpenRC; restarted by what it needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+from devbox.provision.facts import Facts
+from devbox.provision.step import Action, Kind, Reads, Source, State
+
+_SUFFIXES = (".service", ".socket", ".timer", ".path", ".mount", ".automount", ".target", ".swap", ".slice")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    name: str
+    active: str = ""  # "yes", "no", or "" for not asked
+    enabled: str = ""
+    reload: bool = False
+
+    @property
+    def unit(self) -> str:
+        """The unit's name for systemd; OpenRC takes `name` as it is."""
+        return self.name if self.name.endswith(_SUFFIXES) else f"{self.name}.service"
+
+
+def parse(raw: str | Mapping[str, Any], source: Source) -> Service:  # noqa: ARG001
+    if isinstance(raw, str):
+        return Service(raw, active="yes", enabled="yes")
+    active = {"started": "yes", "stopped": "no", None: ""}[raw.get("state")]
+    enabled = {True: "yes", False: "no", None: ""}[raw.get("enabled")]
+    return Service(raw["name"], active, enabled, raw.get("reload", False))
+
+
+def reads(service: Service) -> Reads:
+    return Reads(units=(service.unit,))
+
+
+def _name(service: Service) -> str:
+    lines = f"name={quote(service.name)}\n"
+    return lines + f'[ "$init" != systemd ] || name={quote(service.unit)}\n'
+
+
+def probe(service: Service) -> str:
+    return f"{_name(service)}probe_service \"$name\" '{service.active}' '{service.enabled}'"
+
+
+def desired(service: Service, facts: Facts) -> State:  # noqa: ARG001
+    fields = (("active", service.active), ("enabled", service.enabled))
+    return tuple((name, value) for name, value in fields if value)
+
+
+_APPLY = """
+show_journal() {
+  status=$?
+  [ $status = 0 ] || [ "$init" != systemd ] || journalctl --no-pager -n 20 -u "$name" 2>/dev/null || :
+  exit $status
+}
+trap show_journal EXIT
+case $init in
+  systemd)
+    load_units "$name"
+    find_unit "$name" && unit_property NeedDaemonReload && [ "$value" != yes ] || systemctl daemon-reload
+    if [ "$enabled" = yes ]; then systemctl enable "$name"; fi
+    if [ "$enabled" = no ]; then systemctl disable "$name"; fi
+    if [ "$active" = no ]; then systemctl stop "$name"
+    elif [ -z "$triggered" ]; then
+      if [ "$active" = yes ]; then systemctl start "$name"; fi
+    elif [ "$active" = yes ]; then systemctl "$restart" "$name"
+    else systemctl try-"$restart" "$name"; fi
+    load_again "$name"
+    [ "$active" != yes ] || { find_unit "$name" && unit_is_active; } || fail "$name did not stay active."
+    ;;
+  openrc)
+    if [ "$enabled" = yes ]; then rc-update add "$name" default; fi
+    if [ "$enabled" = no ]; then rc-update --all del "$name"; fi
+    if [ "$active" = no ]; then rc-service --ifstarted "$name" stop
+    elif [ -n "$triggered" ]; then
+      if [ "$restart" = reload-or-restart ]; then rc-service "$name" reload || rc-service "$name" restart
+      else rc-service "$name" restart; fi
+    elif [ "$active" = yes ]; then rc-service "$name" start; fi
+    ;;
+  *) fail "This guest has neither systemd nor OpenRC, so devbox cannot manage $name." ;;
+esac
+"""
+
+
+def apply(service: Service, facts: Facts) -> Action:  # noqa: ARG001
+    restart = "reload-or-restart" if service.reload else "restart"
+    asked = f"active='{service.active}' enabled='{service.enabled}' restart={restart} triggered=$1\n"
+    return Action(f'load_again() {{ load_units "$1"; }}\n{_name(service)}{asked}{_APPLY}'.encode())
+
+
+KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, reads=reads, restarts=True)

@@ -1,0 +1,278 @@
+# Reading the guest's state in few forks: each costs about 10 ms under emulation. POSIX sh, fit for `set -e`; in the
+# probe run, in the apply run and before the steps' own scripts. `load_*` read once for many, `probe_*` print
+# `field=value` lines for one step. Nothing here changes anything.
+set -f
+nl='
+'
+stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' cwd='' session=''
+environment() { :; }
+
+field() { printf '%s=%s\n' "$1" "$2"; }
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+does_not_apply() { printf '%s\n' "$*"; exit 10; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The clock that no one sets: milliseconds since boot, without a fork.
+now() { read -r uptime rest </proc/uptime && ms=${uptime%.*}${uptime#*.}0 && ms=${ms#0}; }
+
+# Line of "$2" that begins with "$1"; its rest in $found. A loop, since ${x#*…} is quadratic in dash.
+find_line() {
+  saved_ifs=$IFS IFS=$nl
+  for line in $2; do
+    case $line in "$1"*) found=${line#"$1"}; IFS=$saved_ifs; return 0 ;; esac
+  done
+  IFS=$saved_ifs
+  return 1
+}
+
+load_paths() { stats=$stats$nl$(stat -c '%n|%f|%a|%U|%G|%u:%g' -- "$@" 2>/dev/null) || :; }
+
+load_files() {
+  load_paths "$@"
+  for path do
+    shift
+    if path_state "$path" && [ "$type" = file ]; then set -- "$@" "$path"; fi
+  done
+  [ $# = 0 ] || hashes=$hashes$nl$(sha256sum -- "$@" 2>/dev/null) || :
+}
+
+# Sets type, mode, owner, group and ids (numbers) of a path; fails when nothing is there.
+path_state() {
+  find_line "$1|" "$stats" || return 1
+  mode=${found#*|} type=${found%%|*}
+  owner=${mode#*|} mode=0${mode%%|*}
+  group=${owner#*|} owner=${owner%%|*}
+  ids=${group#*|} group=${group%%|*}
+  case $type in 8???) type=file ;; 4???) type=directory ;; a???) type=link ;; *) type=special ;; esac
+}
+
+file_hash() {
+  saved_ifs=$IFS IFS=$nl
+  for line in $hashes; do
+    case $line in *"  $1") IFS=$saved_ifs; hash=${line%%  *}; return 0 ;; esac
+  done
+  IFS=$saved_ifs
+  hash=$(sha256sum <"$1") && hash=${hash%% *}  # names with a backslash are printed otherwise
+}
+
+# probe_path PATH TYPE FIELD…: type, then sha256 of a file, then the stated ones of mode, owner, group.
+probe_path() {
+  path_state "$1" || return 0
+  field type "$type"
+  [ "$type" = "$2" ] || return 0
+  if [ "$type" = file ]; then file_hash "$1" && field sha256 "$hash" || return 1; fi
+  shift 2
+  for name do
+    case $name in mode) field mode "$mode" ;; owner) field owner "$owner" ;; group) field group "$group" ;; esac
+  done
+}
+
+# Old text for a unified diff: only of files that are small.
+old_content() {
+  path_state "$1" && [ "$type" = file ] && [ -z "$(find "$1" -size +256k)" ] && base64 <"$1"
+}
+
+load_accounts() { passwd=$(cat /etc/passwd) groups=$(cat /etc/group); }
+
+# Sets account_uid, account_gid, account_home and account_shell; fails when there is no such account.
+account() {
+  [ -n "$passwd" ] || load_accounts
+  find_line "$1:" "$passwd" || { found=$(getent passwd "$1" 2>/dev/null) && found=${found#*:}; } || return 1
+  found=${found#*:}
+  account_uid=${found%%:*} found=${found#*:}
+  account_gid=${found%%:*} found=${found#*:}
+  found=${found#*:}
+  account_home=${found%%:*} account_shell=${found#*:}
+}
+
+find_package_manager() {
+  for manager in apt-get dnf zypper apk pacman; do
+    if have "$manager"; then manager=${manager%-get}; return; fi
+  done
+  manager=''
+}
+
+# Lines `name version` of what is installed of these; for dpkg only `installed` counts, not `config-files`, `half-*`.
+load_packages() {
+  case $manager in
+    apt)
+      packages=$(dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n${db:Status-Status} ${Package}:${Architecture} ${Version}\n' -- "$@" 2>/dev/null) || :
+      saved_ifs=$IFS IFS=$nl installed=''
+      for line in $packages; do case $line in 'installed '*) installed=$installed$nl${line#installed } ;; esac; done
+      IFS=$saved_ifs packages=$installed
+      ;;
+    dnf | zypper) packages=$(rpm -q --qf '%{NAME} %{VERSION}-%{RELEASE}\n%{NAME}.%{ARCH} %{VERSION}-%{RELEASE}\n' -- "$@" 2>/dev/null) || : ;;
+    apk) packages=$(apk info -v 2>/dev/null | sed -n 's/^\(.*\)-\([^-]*-r[0-9]*\)$/\1 \2/p') ;;
+    pacman) packages=$(pacman -Q -- "$@" 2>/dev/null) || : ;;
+    *) packages='' ;;
+  esac
+}
+
+# Lines `name version` of what the index offers, or `name` alone for what could be upgraded.
+load_candidates() {
+  case $manager in
+    apt) candidates=$(LC_ALL=C apt-cache policy "$@" 2>/dev/null) || : ;;
+    dnf) candidates=$(dnf -q check-update -- "$@" 2>/dev/null) || : ;;
+    zypper) candidates=$(zypper -q list-updates 2>/dev/null) || : ;;
+    apk) candidates=$(apk version -l '<' "$@" 2>/dev/null) || : ;;
+    pacman) candidates=$(pacman -Qu -- "$@" 2>/dev/null) || : ;;
+  esac
+}
+
+package_version() { find_line "$1 " "$packages" && version=${found%% *}; }
+
+# Whether some installed package stands in for this name (`awk`, `mail-transport-agent`).
+package_is_provided() {
+  [ "$manager" = apt ] || return 1
+  provides=$(dpkg-query -W -f '${db:Status-Status}|, ${Provides},\n' 2>/dev/null) || :
+  saved_ifs=$IFS IFS=$nl
+  for line in $provides; do
+    case $line in 'installed|'*", $1,"* | 'installed|'*", $1 ("*) IFS=$saved_ifs; return 0 ;; esac
+  done
+  IFS=$saved_ifs
+  return 1
+}
+
+# Whether the installed version is the newest that the index knows.
+package_is_latest() {
+  case $manager in
+    apt)
+      case $nl$candidates in *"$nl$1:$nl"*) ;; *) return 1 ;; esac
+      candidate=$nl$candidates candidate=${candidate##*"$nl$1:$nl"}
+      candidate=${candidate#*Candidate: }
+      [ "${candidate%%"$nl"*}" = "$version" ]
+      ;;
+    zypper) case $candidates in *"| $1 "*) return 1 ;; esac ;;
+    apk) case $nl$candidates in *"$nl$1-"[0-9]*) return 1 ;; esac ;;
+    *) case $nl$candidates in *"$nl$1"[\ .]*) return 1 ;; esac ;;
+  esac
+}
+
+# probe_package NAME present|absent|latest|=GLOB
+probe_package() {
+  if ! package_version "$1"; then
+    if [ "$2" = present ] && package_is_provided "$1"; then field "$1" installed; fi
+    return 0
+  fi
+  case $2 in
+    =*)
+      # shellcheck disable=SC2254 # the version asked for is a pattern
+      case $version in ${2#=}) field "$1" "${2#=}" ;; *) field "$1" "$version" ;; esac
+      ;;
+    latest) if package_is_latest "$1"; then field "$1" latest; else field "$1" "$version"; fi ;;
+    *) field "$1" installed ;;
+  esac
+}
+
+# The index was refreshed by devbox within a day, and no source of packages is newer.
+index_is_fresh() {
+  [ -n "$(find "$state/index" -mmin -1440 2>/dev/null)" ] || return 1
+  [ "$manager" != apt ] || [ -z "$(find /etc/apt/sources.list /etc/apt/sources.list.d -newer "$state/index" 2>/dev/null)" ]
+}
+
+find_init() {
+  if [ -d /run/systemd/system ]; then init=systemd
+  elif [ -d /run/openrc ]; then init=openrc
+  else init=''; fi
+}
+
+# One `systemctl show` for all units: a block for each, in which Names= holds its aliases too.
+load_units() {
+  [ "$init" = systemd ] || return 0
+  properties=Names,LoadState,ActiveState,UnitFileState,Type,RemainAfterExit,Result,ExecMainStartTimestampMonotonic,NeedDaemonReload
+  units=$nl$(systemctl show --no-pager -p "$properties" -- "$@" 2>/dev/null)$nl || units=''
+}
+
+unit_property() {
+  case $unit in *"$nl$1="*) value=${unit#*"$nl$1="} value=${value%%"$nl"*} ;; *) value='' ;; esac
+}
+
+# Sets $unit to the properties of one unit, wherever it stands among the blocks of $units.
+find_unit() {
+  rest=$units
+  while [ -n "$rest" ]; do
+    unit=${rest%%"$nl$nl"*}
+    case $rest in *"$nl$nl"*) rest=$nl${rest#*"$nl$nl"} ;; *) rest='' ;; esac
+    unit=$nl${unit#"$nl"}$nl
+    unit_property Names
+    case " $value " in *" $1 "*) return 0 ;; esac
+  done
+  return 1
+}
+
+unit_is_active() {
+  unit_property ActiveState
+  case $value in
+    active | reloading) return 0 ;;
+    inactive) ;;
+    *) return 1 ;;
+  esac
+  # A one-shot that stays inactive is as started as it can be once it has succeeded in this boot.
+  unit_property Type && [ "$value" = oneshot ] || return 1
+  unit_property RemainAfterExit && [ "$value" = no ] || return 1
+  unit_property Result && [ "$value" = success ] || return 1
+  unit_property ExecMainStartTimestampMonotonic && [ "${value:-0}" != 0 ]
+}
+
+# probe_service NAME ACTIVE ENABLED: each is yes, no, or empty for "not asked".
+probe_service() {
+  case $init in
+    systemd)
+      find_unit "$1" || return 1
+      if [ -n "$2" ]; then if unit_is_active; then field active yes; else field active no; fi; fi
+      [ -n "$3" ] || return 0
+      unit_property UnitFileState
+      case $value in
+        enabled | alias) field enabled yes ;;
+        static | generated | indirect | transient) field enabled "$3" ;;  # cannot be enabled, nor need it be
+        masked | masked-runtime) field enabled masked ;;
+        *) field enabled no ;;
+      esac
+      ;;
+    openrc)
+      if [ -n "$2" ]; then
+        if rc-service "$1" status >/dev/null 2>&1; then field active yes; else field active no; fi
+      fi
+      [ -n "$3" ] || return 0
+      for level in default boot sysinit; do
+        if [ -e "/etc/runlevels/$level/$1" ]; then field enabled yes; return 0; fi
+      done
+      field enabled no
+      ;;
+    *) return 1 ;;
+  esac
+}
+
+# become USER COMMAND…: replaces this process by the command, as that account, in $cwd, with the step's environment.
+become() {
+  account "$1" || fail "The account $1 does not exist."
+  case $cwd in
+    '') cd -- "$account_home" 2>/dev/null || cd / ;;
+    /*) cd -- "$cwd" || fail "The folder $cwd does not exist." ;;
+    *) cd -- "$account_home/$cwd" || fail "The folder $account_home/$cwd does not exist." ;;
+  esac
+  export HOME="$account_home" USER="$1" LOGNAME="$1" SHELL="${account_shell:-/bin/sh}"
+  shift
+  if [ "$account_uid" = "$uid" ]; then :
+  elif have setpriv && have runuser; then  # util-linux's setpriv; BusyBox's cannot set the groups
+    set -- setpriv --reuid="$account_uid" --regid="$account_gid" --init-groups -- "$@"
+  else
+    # shellcheck disable=SC2016 # for the shell that su starts
+    set -- su -s /bin/sh -c 'exec "$0" "$@"' -- "$USER" "$@"
+  fi
+  [ -z "$session" ] || set -- setsid "$@"
+  environment  # last, since it may set any name
+  exec "$@"
+}
+
+# Whether a command of the user's succeeds: guard USER TEXT
+guard() { (umask 022 && session='' && become "$1" sh -c "$2") </dev/null >/dev/null 2>&1; }
+
+# Sets what the receipt of a step holds: recorded (its digest), change, needed (` key:change …`).
+receipt() {
+  recorded='' change='' needed=' '
+  [ -e "$journal/$1" ] || return 0
+  while IFS='=' read -r name value; do
+    case $name in digest) recorded=$value ;; change) change=$value ;; need) needed="$needed$value " ;; esac
+  done <"$journal/$1"
+}

@@ -1,0 +1,59 @@
+# The probe run, after the prelude and the settings of the run: facts, journal, a run in progress, and then each
+# step's state. Everything is framed by lines that begin with the nonce; nothing here changes anything.
+frame() { printf '%s %s\n' "$nonce" "$*"; }
+
+print_facts() {
+  frame facts
+  [ ! -r /etc/os-release ] || (
+    . /etc/os-release
+    field os "$ID"
+    field like "${ID_LIKE:-}"
+    field version "${VERSION_ID:-}"
+    field codename "${VERSION_CODENAME:-}"
+  )
+  field arch "$(uname -m)"
+  field init "$init"
+  field manager "$manager"
+  frame volatile
+  read -r value </proc/sys/kernel/osrelease && field kernel "$value"
+  read -r value </proc/sys/kernel/random/boot_id && field boot "$value"
+  value=none
+  [ ! -e /run/cloud-init ] || value=running
+  [ ! -e /run/cloud-init/result.json ] || value=done
+  field cloud_init "$value"
+}
+
+print_journal() {
+  frame journal
+  [ -d "$journal" ] || return 0
+  (
+    set +f
+    set -- "$journal"/*
+    set -f
+    for path do
+      shift
+      case $path in
+        *.pending) read -r value <"$path"; field pending "${path##*/} $value" ;;
+        *'/*') ;;
+        *) set -- "$@" "$path" ;;
+      esac
+    done
+    [ $# = 0 ] || cat -- "$@"
+  )
+}
+
+# The run that is going on, if there is one: its id is its nonce too.
+print_running() {
+  frame running
+  [ ! -e "$base/current" ] || {
+    read -r value <"$base/current"
+    if is_held; then printf '%s\n' "$value"; fi
+  }
+}
+
+# Prints the state of step $1 as `probe` says it, and how the probe ended.
+look() {
+  frame state "$1"
+  (probe) </dev/null 2>/dev/null
+  frame ended "$1" $?
+}

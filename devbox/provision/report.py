@@ -1,0 +1,130 @@
+"""What came out of a provisioning: values, and the words that people read."""
+
+from dataclasses import dataclass
+
+from devbox import ui
+from devbox.provision.plan import Decision, Status
+from devbox.provision.progress import Seen
+from devbox.provision.step import Change, Step, difference
+
+_MARKS = {Status.WOULD_CHANGE: "~", Status.UNKNOWN: "?", Status.SKIPPED: "-", Status.SAME: "="}
+_ORDER = (
+    (Status.SAME, "same"),
+    (Status.CHANGED, "changed"),
+    (Status.WOULD_CHANGE, "would change"),
+    (Status.UNKNOWN, "unknown"),
+    (Status.FAILED, "failed"),
+    (Status.SKIPPED, "skipped"),
+    (Status.BLOCKED, "blocked"),
+    (Status.NOT_REACHED, "not reached"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    name: str
+    kind: str
+    status: Status
+    seconds: float = 0.0
+    changes: tuple[Change, ...] = ()
+    reason: str = ""
+    diff: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    outcomes: tuple[Outcome, ...]
+    preview: bool = False
+
+    def count(self, status: Status) -> int:
+        return sum(outcome.status is status for outcome in self.outcomes)
+
+    @property
+    def changed(self) -> int:
+        return self.count(Status.CHANGED) + self.count(Status.WOULD_CHANGE)
+
+    @property
+    def failed(self) -> int:
+        return self.count(Status.FAILED)
+
+    @property
+    def ok(self) -> bool:
+        return self.failed == 0
+
+    @property
+    def summary(self) -> str:
+        """`12 same, 2 changed, 0 failed, 1 skipped`."""
+        always = {Status.SAME} if self.preview else {Status.SAME, Status.CHANGED, Status.FAILED}
+        parts = [f"{self.count(s)} {word}" for s, word in _ORDER if s in always or self.count(s)]
+        return ", ".join(parts)
+
+
+def of_decision(decision: Decision, status: Status | None = None) -> Outcome:
+    spec = decision.step.spec
+    return Outcome(
+        spec.name,
+        spec.kind,
+        status or decision.status,
+        changes=decision.changes,
+        reason=decision.reason,
+        diff=decision.diff,
+    )
+
+
+def of_run(decision: Decision, seen: Seen, desired: tuple[tuple[str, str], ...]) -> Outcome:
+    """What the guest made of a step; its changes by the state that it found there just before."""
+    spec = decision.step.spec
+    status = {"same": Status.SAME, "changed": Status.CHANGED, "failed": Status.FAILED}.get(seen.outcome, Status.SKIPPED)
+    changes = difference(seen.before, desired) if seen.before is not None else decision.changes
+    reason = decision.reason
+    if status is Status.FAILED:
+        reason = failure(decision.step, seen, desired)
+    elif status is Status.SKIPPED:
+        reason = seen.reason or decision.reason or f"`{spec.condition.get('test', '')}` does not succeed"
+    return Outcome(spec.name, spec.kind, status, seen.seconds, changes, reason, decision.diff)
+
+
+def failure(step: Step[object], seen: Seen, desired: tuple[tuple[str, str], ...]) -> str:
+    """Why a step counts as failed, in words."""
+    match seen.result:
+        case "timeout":
+            return f"it was stopped after its time limit of {ui.duration(step.spec.timeout or 0)}"
+        case "receipt":
+            return "its receipt could not be written; is the guest's disk full?"
+        case "differs" if step.kind.action:
+            return "it ran, but what it `creates` is not there"
+        case "differs":
+            left = difference(seen.after, desired) if seen.after is not None else ()
+            return "it ran, but the guest still differs: " + (
+                "; ".join(map(describe, left)) or "its state is unreadable"
+            )
+    return f"exit status {seen.result}"
+
+
+def describe(change: Change) -> str:
+    """One field: old and new; content by the beginning of its digest."""
+    old, new = change.old, change.new
+    if change.field == "sha256":
+        return f"content: {_short(old)} → {_short(new)}"
+    return f"{change.field}: {'absent' if old is None else old} → {'absent' if new is None else new}"
+
+
+def _short(digest: str | None) -> str:
+    return "absent" if digest is None else f"sha256 {digest[:8]}…"
+
+
+def detail_lines(outcome: Outcome, *, diff: bool) -> list[str]:
+    """What changed, or would; of a new thing its being new says enough, and an action is not a state."""
+    lines = [] if not outcome.changes or outcome.changes[0].field == "done" else list(map(describe, outcome.changes))
+    return [*lines, *(outcome.diff.splitlines() if diff else [])]
+
+
+def preview_lines(report: Report, *, diff: bool) -> list[str]:
+    lines = []
+    for outcome in report.outcomes:
+        if outcome.status is Status.SAME:
+            continue
+        reason = f" ({outcome.reason})" if outcome.reason else ""
+        lines.append(f"{_MARKS.get(outcome.status, ' ')} {outcome.name}: {outcome.status}{reason}")
+        lines += [f"    {line}" for line in detail_lines(outcome, diff=diff)]
+    return [*lines, f"This is a preview, nothing was changed: {report.summary}."]

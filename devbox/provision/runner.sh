@@ -1,0 +1,131 @@
+# The apply run, detached from the connection: for each step probe, act if it differs, probe again, and write the
+# receipt. Comes after the prelude and the settings of the run; a block of settings and `step` follow for each step.
+frame() { printf '%s %s\n' "$nonce" "$*" >>"$run/events"; }
+
+# Sets actual and seen (the probe's own status) for the step of this moment.
+look() {
+  actual=$(stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' && load && probe) </dev/null 2>/dev/null
+  seen=$?
+}
+
+is_same() { [ $seen = 0 ] && [ "$actual" = "$expected" ]; }
+
+# Whether something that this step needs has changed since this step's own last success; only some kinds act on it.
+find_trigger() {
+  triggered=''
+  wanted_needs=''
+  own_recorded=$recorded own_change=$change own_needed=$needed
+  for need in $needs; do
+    receipt "$need"
+    [ -n "$change" ] || continue
+    wanted_needs="$wanted_needs$need:$change "
+    case $own_needed in *" $need:$change "*) ;; *) triggered=$restarts ;; esac
+  done
+  recorded=$own_recorded change=$own_change needed=$own_needed
+}
+
+# Whether an earlier run was cut off between this step's work and its receipt.
+find_pending() {
+  pending=''
+  [ -e "$journal/$key.pending" ] || return 0
+  read -r value <"$journal/$key.pending"
+  [ -n "$value" ] && [ "$value" = "$change" ] || pending=1
+}
+
+perform() {
+  late=$run/late.$index
+  [ "$user" = root ] || chown -R "$user" "$files"
+  (
+    exec 9>&-
+    umask 022
+    session=1
+    work
+  ) </dev/null >>"$log" 2>&1 &
+  pid=$! dog=''
+  if [ -n "$timeout" ]; then
+    # shellcheck disable=SC2016 # for the shell of its own
+    setsid sh -c 'sleep "$1"; : >"$2"; kill -TERM "-$3"; sleep 10; kill -KILL "-$3"' dog "$timeout" "$late" "$pid" \
+      </dev/null >/dev/null 2>&1 9>&- &
+    dog=$!
+  fi
+  wait "$pid"
+  result=$?
+  [ -z "$dog" ] || { kill -TERM "-$dog" || kill -TERM "$dog"; wait "$dog"; } 2>/dev/null
+  [ ! -e "$late" ] || { rm -f "$late"; kill -KILL "-$pid" 2>/dev/null; result=timeout; }
+}
+
+attempts() {
+  attempt=0 delay=1
+  while :; do
+    perform
+    [ "$result" != 0 ] && [ $attempt -lt "$retries" ] || return 0
+    attempt=$((attempt + 1))
+    frame retry "$index" $attempt "$result"
+    sleep $delay
+    delay=$((delay * 2))
+  done
+}
+
+# The effect of a command must not be less durable than the note that it is done; a state is read again anyway.
+record() {
+  aside=$journal/.$key
+  {
+    printf 'step=%s\nname=%s\ndigest=%s\nchange=%s\n' "$key" "$name" "$wanted" "$change"
+    for need in $wanted_needs; do field need "$need"; done
+    field finished "$(date +%s)"
+    now && field ms $((ms - begun))
+  } >"$aside" || return 1
+  if [ -n "$action" ]; then sync; else sync "$aside" 2>/dev/null || sync; fi
+  mv -f "$aside" "$journal/$key" && rm -f "$journal/$key.pending"
+}
+
+# A section of `field=value` lines: what the step found, or what it left.
+state_section() {
+  frame "$1" "$index" $seen
+  [ -z "$actual" ] || printf '%s\n' "$actual" >>"$run/events"
+}
+
+finish() {
+  now
+  frame end "$index" "$1" "$result" $((ms - begun))
+  case $1 in failed) failed=1 ;; esac
+}
+
+act() {
+  change=$id.$index
+  state_section before
+  was_same='' before=$actual
+  if is_same; then was_same=1; fi
+  printf '%s\n' "$change" >"$journal/$key.pending"
+  if [ -n "$sensitive" ]; then log=/dev/null; else log=$logs/$slug.log; fi
+  : >"$log"
+  frame begin "$index" "$log" "$name"
+  attempts
+  if [ "$result" != 0 ]; then finish failed; return; fi
+  recorded=$wanted fresh=1
+  look
+  if ! is_same; then state_section after; result=differs; finish failed; return; fi
+  if [ -n "$was_same" ] && [ -z "$action$triggered$pending" ]; then
+    rm -f "$journal/$key.pending"
+    finish same
+  elif record; then finish changed
+  else result=receipt; finish failed; fi
+}
+
+step() {
+  [ -z "$failed" ] || return 0
+  now
+  begun=$ms files=$run/$index fresh='' result=0
+  receipt "$key"
+  find_trigger
+  find_pending
+  if ! condition; then finish unmet; return; fi
+  if [ "$when" = once ] && [ -n "$recorded" ] && [ -z "$force" ]; then finish same; return; fi
+  look
+  if [ $seen = 10 ]; then state_section before; finish skipped; return; fi
+  if ! is_same || [ -n "$force$triggered" ] || [ "$when" = always ]; then act; return; fi
+  if [ -z "$pending" ]; then finish same; return; fi
+  if [ -n "$action" ]; then act; return; fi
+  change=$id.$index
+  if record; then finish changed; else result=receipt; finish failed; fi
+}

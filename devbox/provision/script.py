@@ -1,0 +1,265 @@
+"""The two scripts of a run, as text and as a tar: pure assembly of the shell files beside this module with the
+settings of the run and the steps' own fragments. Everything that comes from a Devboxfile is quoted or in a file.
+"""
+
+import io
+import math
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from shlex import quote
+from types import MappingProxyType
+from typing import Any
+
+from devbox.config.model import When
+from devbox.provision import journal
+from devbox.provision.facts import Facts
+from devbox.provision.journal import Places
+from devbox.provision.step import Reads, Step, render
+
+# GNU tar warns of time stamps that are implausibly old, or in the guest's future.
+_MTIME = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run has of its own. `id` is its nonce too: 32 random hexadecimal digits."""
+
+    id: str
+    places: Places
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # of every step
+
+    @property
+    def folder(self) -> str:
+        return f"{self.places.runs}/{self.id}"
+
+
+@cache
+def _shell(name: str) -> str:
+    return (Path(__file__).parent / f"{name}.sh").read_text()
+
+
+def _settings(run: Run) -> str:
+    places = run.places
+    words = {
+        "PATH": places.path,
+        "LC_ALL": "C.UTF-8",
+        "nonce": run.id,
+        "id": run.id,
+        "base": places.runs,
+        "run": run.folder,
+        "state": places.state,
+        "journal": f"{places.state}/journal",
+        "logs": places.logs,
+    }
+    lines = "".join(f"{name}={quote(value)}\n" for name, value in words.items())
+    return f"umask 077\nunset CDPATH ENV\n{lines}export PATH LC_ALL\ncd /\n"
+
+
+_PREPARE = "find_package_manager\nfind_init\nuid=$(id -u)\n"
+
+
+def _load(reads: Reads) -> str:
+    """Shell lines that read what a probe looks at, one program for each sort."""
+    calls = (
+        ("load_files", reads.files),
+        ("load_paths", reads.paths),
+        ("load_packages", reads.packages),
+        ("load_candidates", reads.candidates),
+        ("load_units", reads.units),
+    )
+    lines = [" ".join((name, *map(quote, words))) for name, words in calls if words]
+    return "\n".join([*lines, *(["load_accounts"] if reads.accounts else []), ":"])
+
+
+def _together(all_reads: Iterable[Reads]) -> Reads:
+    reads = list(all_reads)
+
+    def union(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(word for one in reads for word in getattr(one, name)))
+
+    files = union("files")
+    return Reads(
+        files=files,
+        paths=tuple(path for path in union("paths") if path not in files),
+        packages=union("packages"),
+        candidates=union("candidates"),
+        units=union("units"),
+        accounts=any(one.accounts for one in reads),
+    )
+
+
+def _environment(run: Run, step: Step[Any]) -> str:
+    pairs = {
+        "DEBIAN_FRONTEND": "noninteractive",
+        **run.env,
+        **step.spec.env,
+    }
+    exports = "".join(f"export {name}={quote(value)}\n" for name, value in pairs.items())
+    return f"environment() {{\n{exports}:\n}}\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _step_words(words: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={quote(value)}" for name, value in words.items()) + "\n"
+
+
+def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
+    """The probe run: facts, journal, the run in progress, and the state of every step, by its place in the file."""
+    parts = [_settings(run), _shell("prelude"), _shell("lock"), _shell("probe"), _PREPARE]
+    parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
+    parts.append(_load(_together(step.kind.reads(step.options) for step in steps.values())) + "\n")
+    for index, step in steps.items():
+        parts.append(_step_words({"cwd": step.spec.cwd}) + _environment(run, step))
+        test = step.spec.condition.get("test")
+        if test:
+            parts.append(f"guard {quote(step.user)} {quote(test)}; frame met {index} $?\n")
+        if step.kind.action:
+            parts.append(f"receipt {step.key}; wanted={step.digest(Facts())}\n")
+        parts.append(f"probe() {{\n{step.kind.probe(step.options)}\n}}\nlook {index}\n")
+        if diff and step.kind.content and not step.spec.sensitive:
+            path = step.kind.reads(step.options).files[0]
+            parts.append(f"frame content {index}; old_content {quote(path)}\n")
+    parts.append("frame end\n")
+    return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step that goes into the apply run, with its place in the whole list and what the run needs to know."""
+
+    index: int
+    step: Step[Any]
+    force: bool
+
+
+def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) -> str:
+    step, spec = planned.step, planned.step.spec
+    action = step.kind.apply(step.options, facts)
+    words = {
+        "index": str(planned.index),
+        "key": step.key,
+        "name": _one_line(step.name),
+        "slug": journal.slug(step.name),
+        "wanted": step.digest(facts),
+        "expected": render(step.desired(facts)),
+        "user": step.user,
+        "cwd": spec.cwd,
+        "when": spec.when.value if spec.when is not When.MANUAL else When.CHANGED.value,
+        "timeout": str(max(1, math.ceil(spec.timeout))) if spec.timeout is not None else "",
+        "retries": str(spec.retries),
+        "needs": " ".join(keys[name] for name in spec.needs if name in keys),
+        "force": "1" if planned.force else "",
+        "action": "1" if step.kind.action else "",
+        "restarts": "1" if step.kind.restarts else "",
+        "sensitive": "1" if spec.sensitive else "",
+    }
+    test = spec.condition.get("test")
+    program = " ".join(map(quote, action.interpreter))
+    args = " ".join(map(quote, action.args)) if not action.prelude else '"$triggered"'
+    return "".join((
+        _step_words(words),
+        _environment(run, step),
+        f"condition() {{ {f'guard {quote(step.user)} {quote(test)}' if test else ':'}; }}\n",
+        f"load() {{\n{_load(step.kind.reads(step.options))}\n}}\n",
+        f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",
+        f'work() {{ become {quote(step.user)} {program} "$files/script" {args}; }}\n',
+        "step\n",
+    ))  # fmt: skip
+
+
+def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str]) -> str:
+    head = (
+        "printf '%s\\n' $$ >\"$run/pid\"\n"
+        '[ ! -d "$base/held" ] || cp "$run/pid" "$base/held/pid"\n'
+        'mkdir -p -m 0700 "$state" "$journal" && mkdir -p "$logs" || exit 1\n'
+        "failed=''\n"
+    )
+    tail = 'frame done\nrm -f "$base/current"\nif [ -d "$base/held" ]; then rm -rf "$base/held"; fi\nrm -rf "$run"\n'
+    steps = "".join(_block(run, one, facts, keys) for one in planned)
+    return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, head, steps, tail))
+
+
+# Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
+_START = """
+is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
+take_lock || { cd /; rm -rf "$run"; frame busy; exit 0; }
+for old in $(ls "$base"); do  # of runs that were killed
+  case $old in "$id" | lock | held) ;; *) rm -rf "${base:?}/$old" ;; esac
+done
+printf '%s\\n' "$id" >"$base/current"
+: >"$run/events"
+# Its output goes to files: a connection that hangs must not stop it.
+setsid env -i PATH="$PATH" sh "$run/main" </dev/null >"$run/errors" 2>&1 &
+pid=$!
+exec 9>&-
+follow
+"""
+
+_ATTACH = """
+is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
+if [ -r "$run/pid" ] && read -r pid <"$run/pid"; then follow; else frame done; fi
+"""
+
+
+def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str]) -> bytes:
+    """The tar of an apply run: the same bytes for the same input. `keys` are those of all steps, by name."""
+    members: dict[str, bytes] = {
+        "main": _main(run, planned, facts, keys).encode(),
+        "start": f"{_settings(run)}{_shell('prelude')}{_shell('lock')}{_shell('follow')}{_START}".encode(),
+        "prelude": _shell("prelude").encode(),
+    }
+    for one in planned:
+        action = one.step.kind.apply(one.step.options, facts)
+        folder = f"{run.folder}/{one.index}"
+        head = (
+            f"state={quote(run.places.state)} files={quote(folder)}\n. {quote(run.folder + '/prelude')}\n{_PREPARE}"
+            if action.prelude
+            else ""
+        )
+        members[f"{one.index}/script"] = head.encode() + action.script
+        members.update({f"{one.index}/{name}": data for name, data in action.files.items()})
+    return _tar(members)
+
+
+def _tar(members: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for folder in sorted({name.partition("/")[0] for name in members if "/" in name}):
+            info = tarfile.TarInfo(folder)
+            info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o700, _MTIME
+            tar.addfile(info)
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            # The prelude holds no secret, and scripts of other accounts read it.
+            info.size, info.mode, info.mtime = len(data), 0o644 if name == "prelude" else 0o600, _MTIME
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def attach(run: Run) -> str:
+    """Follows a run that another connection has started, to its end."""
+    return f"{_settings(run)}{_shell('prelude')}{_shell('follow')}{_ATTACH}"
+
+
+def as_root(command: str, *, user: str) -> str:
+    """A command line for the guest's login shell, whichever it is, that runs `command` by sh as root."""
+    return f"sh -c {quote(command)}" if user == "root" else f"sudo -n sh -c {quote(command)}"
+
+
+EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byte
+
+
+def unpack_and_start(run: Run) -> str:
+    """The command that takes the tar on its stdin."""
+    base, folder = quote(run.places.runs), quote(run.folder)
+    # 0711: an account may reach its own step's files, which are its, but list and read nothing else.
+    return (
+        f"umask 077; mkdir -p {base} && chmod 0711 {base} && mkdir -m 0711 {folder} && cd {folder} "
+        f"&& tar -xf - && exec sh ./start"
+    )
