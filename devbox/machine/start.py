@@ -18,6 +18,7 @@ from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
 from devbox.machine.process import Process
 
+_LOG_LIMIT = 1 << 20
 _DEADLINE = 60.0  # seconds until QEMU answers; it needs 0.1 s, but a busy disk may hold it up
 
 
@@ -27,14 +28,13 @@ def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
     if argv.uses_uefi(vm):
         _provide_firmware_vars(vm, facts)
     command = argv.build(vm, facts)
-    vm.dir.qemu_log.unlink(missing_ok=True)
-    vm.dir.qemu_log.touch(mode=0o600)
+    begin = _open_log(vm.dir.qemu_log)
     helpers = virtiofsd.start(vm, facts, vm.dir.qemu_log)
     try:
         with vm.dir.qemu_log.open("ab") as log:
             pid = proc.start(command, log=log)
         fs.append_event(vm.dir.log, event="start", pid=pid, accelerator=str(facts.accelerator))
-        return _first_answer(vm, pid)
+        return _first_answer(vm, pid, begin)
     except BaseException:
         for helper in helpers:  # nobody will ever connect to them
             with Process(helper) as process:
@@ -42,7 +42,7 @@ def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
         raise
 
 
-def _first_answer(vm: VmSpec, pid: int) -> liveness.Peek:
+def _first_answer(vm: VmSpec, pid: int, log_begin: int) -> liveness.Peek:
     deadline = time.monotonic() + _DEADLINE
     with Process(pid) as qemu:
         while time.monotonic() < deadline:
@@ -50,12 +50,12 @@ def _first_answer(vm: VmSpec, pid: int) -> liveness.Peek:
                 return seen
             if qemu.wait(0.02):
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                raise explain(_tail(vm.dir.qemu_log), status)
+                raise explain(_tail(vm.dir.qemu_log, log_begin), status)
         qemu.kill()
     raise DevboxError(
         "machine.start-failed",
         f"QEMU was started, but did not answer within {_DEADLINE:.0f} s, and was stopped.",
-        details=_tail(vm.dir.qemu_log),
+        details=_tail(vm.dir.qemu_log, log_begin),
     )
 
 
@@ -70,9 +70,17 @@ def _provide_firmware_vars(vm: VmSpec, facts: HostFacts) -> None:
         fs.publish(copy, vm.dir.firmware_vars)
 
 
-def _tail(log: Path) -> str:
+def _open_log(log: Path) -> int:
+    """Where this start's lines will begin. The earlier ones stay, as they tell why the machine ended last time."""
+    log.touch(mode=0o600)
+    if log.stat().st_size > _LOG_LIMIT:
+        os.truncate(log, 0)
+    return log.stat().st_size
+
+
+def _tail(log: Path, begin: int) -> str:
     try:
-        return ui.clean(log.read_bytes()[-4000:].decode(errors="replace")).strip()
+        return ui.clean(log.read_bytes()[begin:][-4000:].decode(errors="replace")).strip()
     except OSError:
         return ""
 
