@@ -16,6 +16,7 @@ from typing import IO, NoReturn
 from devbox.errors import DevboxError
 
 Argv = Sequence[str | os.PathLike[str]]
+Child = subprocess.Popen[bytes]  # one that the caller watches and reaps
 
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TERM", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
 _PROXY = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -117,7 +118,7 @@ def start(argv: Argv, *, log: IO[bytes], env: Mapping[str, str] | None = None, p
     return child.pid
 
 
-def stream(argv: Argv, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def stream(argv: Argv, *, env: Mapping[str, str] | None = None) -> Child:
     """Start a program whose output (both streams in one) is read while it runs; the caller ends and reaps it."""
     return subprocess.Popen(
         [os.fspath(word) for word in argv],
@@ -135,7 +136,7 @@ def become(argv: Argv, *, env: Mapping[str, str] | None = None) -> NoReturn:
     os.execve(words[0], words, {**os.environ, **(env or {})})  # noqa: S606
 
 
-def attached(argv: Argv, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def attached(argv: Argv, *, env: Mapping[str, str] | None = None) -> Child:
     """Start a program on our own streams and terminal; the caller waits for it."""
     return subprocess.Popen([os.fspath(word) for word in argv], env={**os.environ, **(env or {})})
 

@@ -8,7 +8,6 @@ import contextlib
 import secrets
 import signal
 from collections.abc import Iterator
-from subprocess import Popen
 from typing import Annotated
 
 import typer
@@ -42,7 +41,7 @@ def _piped(open_session: Session, remote: str, ticket: str) -> int:
 
 
 @contextlib.contextmanager
-def _signals_to(open_session: Session, child: Popen[bytes], ticket: str) -> Iterator[None]:
+def _signals_to(open_session: Session, child: proc.Child, ticket: str) -> Iterator[None]:
     def deliver(number: int, _frame: object) -> None:
         sent = proc.run(open_session.argv(session.signal_script(ticket, signal.Signals(number)), terminal=False))
         if sent.status != 0 and child.poll() is None:
