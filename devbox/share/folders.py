@@ -74,7 +74,7 @@ def guest_folder(mounts: Sequence[Mount], host_cwd: Path) -> PurePosixPath | Non
 
 def _mount(folder: Folder, machine: MachineSpec, lacks: frozenset[str], support: FolderSupport) -> Mount:
     obstacles = {
-        FolderType.VIRTIOFS: _virtiofs_obstacle(lacks, support),
+        FolderType.VIRTIOFS: _virtiofs_obstacle(lacks, support, readonly=folder.readonly),
         FolderType.NINEP: _ninep_obstacle(lacks, support),
         FolderType.RSYNC: "",
     }
@@ -106,14 +106,14 @@ def _choose(obstacles: dict[FolderType, str], machine: MachineSpec, support: Fol
     return able[0], "this computer and the box can"
 
 
-def _virtiofs_obstacle(lacks: frozenset[str], support: FolderSupport) -> str:
+def _virtiofs_obstacle(lacks: frozenset[str], support: FolderSupport, *, readonly: bool) -> str:
     if "virtiofs" in lacks:
         return "the box's kernel has no virtiofs"
     if support.virtiofsd is None:
         return "virtiofsd is not installed here"
     if not support.virtiofsd_unprivileged and support.uid != 0:
         return "the virtiofsd here works for root only"
-    return ""
+    return "virtiofs cannot keep the guest from writing" if readonly else ""
 
 
 def _ninep_obstacle(lacks: frozenset[str], support: FolderSupport) -> str:

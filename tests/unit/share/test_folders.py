@@ -51,6 +51,12 @@ def test_a_type_that_is_asked_for_is_taken_even_if_owners_differ() -> None:
     assert mount.type is FolderType.NINEP
 
 
+def test_a_read_only_folder_is_never_on_virtiofs() -> None:
+    readonly = Folder(Path("/home/ann/project"), PurePosixPath("/workspace"), readonly=True)
+    assert folders.plan(machine(readonly), (), RUST)[0].type is FolderType.NINEP
+    assert folders.plan(machine(readonly), {"9p"}, RUST)[0].type is FolderType.RSYNC
+
+
 @pytest.mark.parametrize("type", [FolderType.VIRTIOFS, FolderType.NINEP])
 def test_a_type_that_cannot_be_is_refused(type: FolderType) -> None:
     with pytest.raises(DevboxError) as caught:
