@@ -46,7 +46,7 @@ def wait(endpoint: Endpoint, *, slowdown: float, serial_log: Path, alive: Callab
 def _await_banner(endpoint: Endpoint, watch: "_Watch", shown: ui.Step) -> socket.socket:
     limit = BANNER_DEADLINE * watch.slowdown
     deadline = time.monotonic() + limit
-    doors = _Doors(endpoint, interval=min(0.1 * watch.slowdown, 0.5))
+    doors = _Doors(endpoint, slowdown=watch.slowdown)
     try:
         while time.monotonic() < deadline:
             watch.check()
@@ -150,36 +150,43 @@ class _Watch:
 
 
 class _Doors:
-    """A few connections that wait for the banner, a fresh one every `interval` seconds.
+    """Connections that wait for the banner.
 
-    While the guest has no network, QEMU leaves a connection hanging and asks again only after seconds: so fresh ones.
-    A busy guest may need seconds to send its banner: so the oldest is kept for long. What is kept is few, since sshd
-    refuses whom it has seen too often. The connection that answered goes on to log in: a new one would cost a fork.
+    While the guest has no network, QEMU leaves a connection hanging and asks again only after seconds: so there is a
+    fresh one now and then. Once one was refused, the guest has its network, and one that hangs is one that sshd has
+    taken: then a single connection is kept, since each costs a busy guest a fork, and sshd refuses whom it sees too
+    often. The connection that is answered goes on to log in.
     """
 
     MOST = 4
-    PATIENCE = 6.0
+    PATIENCE = 30.0
+    AGAIN = 0.1
 
-    def __init__(self, endpoint: Endpoint, *, interval: float) -> None:
+    def __init__(self, endpoint: Endpoint, *, slowdown: float) -> None:
         self._address = (endpoint.host, endpoint.port)
-        self._interval = interval
+        self._interval = min(slowdown, 3.0)
+        self._patience = self.PATIENCE * slowdown
         self._next = 0.0
+        self._refused = False
         self._waiting: list[tuple[float, socket.socket]] = []
 
     def knock(self) -> None:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + self._interval
+        if self._refused and self._waiting:
+            if now - self._waiting[0][0] < self._patience:
+                return
+            self._refused = False  # It rebooted, perhaps.
         if len(self._waiting) >= self.MOST:
-            oldest_is_spent = now - self._waiting[0][0] > self.PATIENCE
-            self._waiting.pop(0 if oldest_is_spent else 1)[1].close()
+            self._waiting.pop(0)[1].close()
         sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
         sock.settimeout(0)
         if sock.connect_ex(self._address) in {0, errno.EINPROGRESS}:
             self._waiting.append((now, sock))
         else:
             sock.close()
+        self._next = now + (self.AGAIN if self._refused else self._interval)
 
     def answered(self) -> socket.socket | None:
         """The connection on which an SSH server speaks, its banner still unread; waits a moment for one."""
@@ -197,8 +204,9 @@ class _Doors:
                     entry[1].settimeout(None)
                     return entry[1]
                 continue
-            self._waiting.remove(entry)
-            entry[1].close()
+            self.close()
+            self._refused, self._next = True, time.monotonic() + self.AGAIN
+            break
         return None
 
     def close(self) -> None:

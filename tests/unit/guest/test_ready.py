@@ -1,6 +1,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -100,8 +101,28 @@ def test_it_waits_through_silence_resets_and_a_slow_banner(server: Server, tmp_p
 
     with fake(serve) as port:
         endpoint = replace(server.endpoint, port=port)
-        with ready.wait(endpoint, slowdown=1, serial_log=tmp_path / "none", alive=lambda: None) as guest:
+        with ready.wait(endpoint, slowdown=0.1, serial_log=tmp_path / "none", alive=lambda: None) as guest:
             assert guest.run("echo here").stdout == b"here\n"
+
+
+def test_a_busy_sshd_is_not_asked_again(server: Server, tmp_path: Path) -> None:
+    seen: list[socket.socket] = []
+
+    def answer_late(connection: socket.socket) -> None:
+        time.sleep(0.5)
+        relay(server.endpoint.port, connection)
+
+    def serve(connection: socket.socket, number: int) -> None:
+        seen.append(connection)
+        if number == 0:  # the guest has its network
+            connection.close()
+        else:
+            threading.Thread(target=answer_late, args=(connection,)).start()
+
+    with fake(serve) as port:
+        endpoint = replace(server.endpoint, port=port)
+        ready.wait(endpoint, slowdown=0.1, serial_log=tmp_path / "none", alive=lambda: None).close()
+    assert len(seen) == 2
 
 
 def test_a_port_that_only_accepts_is_not_ready(tmp_path: Path) -> None:
