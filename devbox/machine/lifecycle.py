@@ -174,6 +174,6 @@ def resume(record: Record) -> None:
         raise DevboxError(
             "machine.paused",
             f"The machine paused again: {'the disk of this computer is still full' if full else 'its disk fails'}.",
-            hint="Free some space, then `devbox resume`." if full else "Look at `devbox logs --qemu`.",
+            hint="Free some space, then `devbox resume`." if full else f"QEMU's own log is {record.dir.qemu_log}",
             details=str(again.data.get("reason", "")),
         )
