@@ -243,18 +243,21 @@ probe_service() {
   esac
 }
 
+# util-linux's setpriv takes no detour over PAM; BusyBox's cannot set the groups.
+can_set_groups() { case $(setpriv --help 2>&1) in *--init-groups*) ;; *) return 1 ;; esac; }
+
 # become USER COMMAND…: replaces this process by the command, as that account, in $cwd, with the step's environment.
 become() {
   account "$1" || fail "The account $1 does not exist."
   case $cwd in
     '') cd -- "$account_home" 2>/dev/null || cd / ;;
-    /*) cd -- "$cwd" || fail "The folder $cwd does not exist." ;;
-    *) cd -- "$account_home/$cwd" || fail "The folder $account_home/$cwd does not exist." ;;
+    /*) cd -- "$cwd" 2>/dev/null || fail "The folder $cwd does not exist." ;;
+    *) cd -- "$account_home/$cwd" 2>/dev/null || fail "The folder $account_home/$cwd does not exist." ;;
   esac
   export HOME="$account_home" USER="$1" LOGNAME="$1" SHELL="${account_shell:-/bin/sh}"
   shift
   if [ "$account_uid" = "$uid" ]; then :
-  elif have setpriv && have runuser; then  # util-linux's setpriv; BusyBox's cannot set the groups
+  elif can_set_groups; then
     set -- setpriv --reuid="$account_uid" --regid="$account_gid" --init-groups -- "$@"
   else
     # shellcheck disable=SC2016 # for the shell that su starts

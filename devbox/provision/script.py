@@ -58,7 +58,8 @@ def _settings(run: Run) -> str:
     return f"umask 077\nunset CDPATH ENV\n{lines}export PATH LC_ALL\ncd /\n"
 
 
-_PREPARE = "find_package_manager\nfind_init\nuid=$(id -u)\n"
+_PREPARE = "find_package_manager\nfind_init\n"
+_UID = "uid=$(id -u)\n"
 
 
 def _load(reads: Reads) -> str:
@@ -111,7 +112,7 @@ def _step_words(words: Mapping[str, str]) -> str:
 
 def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
     """The probe run: facts, journal, the run in progress, and the state of every step, by its place in the file."""
-    parts = [_settings(run), _shell("prelude"), _shell("lock"), _shell("probe"), _PREPARE]
+    parts = [_settings(run), _shell("prelude"), _shell("lock"), _shell("probe"), _PREPARE, _UID]
     parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
     parts.append(_load(_together(step.kind.reads(step.options) for step in steps.values())) + "\n")
     for index, step in steps.items():
@@ -182,7 +183,7 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     )
     tail = 'frame done\nrm -f "$base/current"\nif [ -d "$base/held" ]; then rm -rf "$base/held"; fi\nrm -rf "$run"\n'
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, head, steps, tail))
+    return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, _UID, head, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
@@ -203,7 +204,8 @@ follow
 
 _ATTACH = """
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
-if [ -r "$run/pid" ] && read -r pid <"$run/pid"; then follow; else frame done; fi
+# In a shell of its own, which ends when the run's files vanish between two looks: then the run has ended.
+([ -r "$run/pid" ] && read -r pid <"$run/pid" && follow) || frame done
 """
 
 

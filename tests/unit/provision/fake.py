@@ -5,18 +5,19 @@ devbox's own folders and the stand-ins for system programs lie below the sandbox
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from devbox.config.model import Arch, MachineSpec, StepSpec
+from devbox.errors import DevboxError
 from devbox.guest.connection import Result
 from devbox.provision.apply import Context
 from devbox.provision.journal import Places
 
 SHELLS = ("dash", "busybox", "bash")
-_APPLETS = ("ash", "sh")
 
 
 @dataclass
@@ -25,10 +26,11 @@ class FakeGuest:
     shell: str
     channels: int = 0
     commands: list[str] = field(default_factory=list)
-    last: subprocess.Popen[bytes] | None = None
+    lose_at: bytes = b""  # the connection breaks when the guest has said this
 
     def __post_init__(self) -> None:
-        self.bin.mkdir(parents=True, exist_ok=True)
+        for folder in ("bin", "run", "var/lib", "var/log"):
+            self.path(folder).mkdir(parents=True)
         if self.shell == "busybox":
             busybox = str(shutil.which("busybox"))
             listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
@@ -69,8 +71,8 @@ class FakeGuest:
                 stderr=stderr,
                 env=environment,
                 cwd="/",
+                start_new_session=True,
             )
-            self.last = child
             assert child.stdin is not None
             assert child.stdout is not None
             with child:
@@ -81,6 +83,10 @@ class FakeGuest:
                     output += data
                     if on_output:
                         on_output(data)
+                    if self.lose_at and self.lose_at in output:
+                        self.lose_at = b""
+                        os.killpg(child.pid, signal.SIGKILL)
+                        raise DevboxError("guest.connection-lost", "The connection to the guest was lost.")
         return Result(child.returncode, output, errors.read_bytes())
 
     def put(self, data: bytes, path: str, mode: int) -> None:
@@ -91,6 +97,9 @@ class FakeGuest:
 
     def close(self) -> None:
         pass
+
+    def path(self, name: str) -> Path:
+        return self.root / name
 
     def context(self, project: Path, **machine: object) -> Context:
         """`root` as the login account, so that no sudo is asked for."""
