@@ -275,7 +275,7 @@ guard() { (umask 022 && session='' && become "$1" sh -c "$2") </dev/null >/dev/n
 receipt() {
   recorded='' change='' needed=' '
   [ -e "$journal/$1" ] || return 0
-  while IFS='=' read -r name value; do
-    case $name in digest) recorded=$value ;; change) change=$value ;; need) needed="$needed$value " ;; esac
+  while IFS='=' read -r part value; do
+    case $part in digest) recorded=$value ;; change) change=$value ;; need) needed="$needed$value " ;; esac
   done <"$journal/$1"
 }
