@@ -32,7 +32,6 @@ _TOOLS = {
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
     "qemu-img": "qemu-utils",
-    "apt-config": "apt",
 }
 
 
@@ -161,27 +160,35 @@ def _keep_keys(entries: tuple[Entry, ...], folder: Path) -> dict[str, Path]:
 
 
 def check_tools(arch: Arch) -> None:
-    """Raises `recipe.tools` with everything that is missing, in one apt line."""
+    """Raises `recipe.tools` with everything that is missing, in one apt line, `recipe.no-apt` or `recipe.arch`."""
+    mirror.apt_config()
+    foreign = arch.value != os.uname().machine
+    if foreign and arch is Arch.X86_64:
+        raise DevboxError(
+            "recipe.arch",
+            "An x86_64 box can only be built on an x86_64 computer: its boot loader is not there for others.",
+            hint="Use the ready image instead: `box: debian-12` without `recipe`.",
+        )
     wanted = dict(_TOOLS)
     if arch is Arch.X86_64:
         wanted["syslinux"] = "syslinux"
     if os.getuid() != 0:
         wanted["newuidmap"] = "uidmap"
-    if arch.value != os.uname().machine:
+    if foreign:
         wanted["arch-test"] = "arch-test"
     missing = {package for program, package in wanted.items() if not _is_there(program)}
     if arch is Arch.X86_64 and not any(path.exists() for path in _GPTMBR):
         missing.add("syslinux-common")
     if not Path(mirror.KEYRING).exists():
         missing.add("debian-archive-keyring")
-    if arch.value != os.uname().machine and not _runs_foreign(arch):
+    if foreign and not _runs_foreign(arch):
         missing |= {"qemu-user-static", "binfmt-support"}
     if missing:
         names = " ".join(sorted(missing))
         raise DevboxError(
             "recipe.tools",
-            f"Building this box needs programs that are not installed: {names}.",
-            hint=f"sudo apt-get install --no-install-recommends {names}",
+            f"Building this box needs packages that are not installed: {names}.",
+            hint=f"sudo apt-get update && sudo apt-get install --no-install-recommends {names}",
         )
 
 

@@ -6,6 +6,7 @@ built once is found again. `build` makes it anew. Only Debian has recipes, by on
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,9 +109,10 @@ def plan(name: str, arch: Arch, packages: tuple[str, ...]) -> bootstrap.Plan:
             hint="A recipe's `packages` are names alone, such as `git`; a `packages:` step takes versions too.",
             exit_code=ExitCode.USAGE,
         )
+    time = "about two minutes" if arch.value == os.uname().machine else "emulated, ten minutes or more"
     own = tuple(package.format(debian_arch=bootstrap.DEBIAN_ARCH[arch]) for package in recipe.packages)
     return bootstrap.Plan(
-        title=f"Building the box {name} ({arch}) from Debian's archive, once: about two minutes",
+        title=f"Building the box {name} ({arch}) from Debian's archive, once: {time}",
         suite=recipe.suite,
         arch=arch,
         variant="apt",

@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,6 +122,13 @@ def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyP
         bootstrap.check_tools(Arch.X86_64)
     assert caught.value.id == "recipe.tools"
     assert {"mmdebstrap", "mtools"} <= set(caught.value.hint.split())
+
+
+def test_an_x86_64_box_is_not_built_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="aarch64"))
+    with pytest.raises(DevboxError, match="x86_64 computer") as caught:
+        bootstrap.check_tools(Arch.X86_64)
+    assert caught.value.id == "recipe.arch"
 
 
 def test_a_failed_build_shows_the_last_lines(
