@@ -53,12 +53,13 @@ def cold(folder: Path, count: int) -> Iterator[Row]:
     plain, same_seed, first = [], [], []
     for number in range(count):
         print(f"bench: cold boots, pair {number + 1} of {count}", file=sys.stderr)
-        up = _cold_up(folder, number)
+        up = _cold_up(folder, f"up-{number}")
         plain.append((up.whole, _baseline(up, seed, key, "dev")))
-        same_seed.append((up.whole, _baseline(up, up.seed, up.key, up.user)))
+        bare = _cold_up(folder, f"bare-{number}", "--no-provision")
+        same_seed.append((bare.whole, _baseline(bare, bare.seed, bare.key, bare.user)))
         first.append((Sample(up.first_line, 0.0), run(IMPORT_TYPER)))
     yield Row("B1", "cold up, cached image", "R", "1.03 wall, then 0.90 CPU", tuple(plain), note=_accelerator(up.qemu))
-    yield Row("B3", "the tool's own overhead", "R with devbox's seed", "0.3 s", tuple(same_seed), difference=True)
+    yield Row("B3", "cold up --no-provision", "R with devbox's seed", "0.3 s", tuple(same_seed), difference=True)
     yield Row(
         "B21", "up, first line of progress", "import typer", "0.1 s", tuple(first), difference=True, note="wall only"
     )
@@ -109,11 +110,15 @@ def _project(folder: Path, text: str) -> Path:
     return folder
 
 
-def _cold_up(folder: Path, number: int) -> Up:
-    project = _project(folder / f"cold-{number}", PLAIN)
+def _cold_up(folder: Path, name: str, *options: str) -> Up:
+    project = _project(folder / name, PLAIN)
     started = time.monotonic()
     child = subprocess.Popen(
-        [DEVBOX, "up"], cwd=project, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [DEVBOX, "up", *options],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     assert child.stderr is not None
     said = os.read(child.stderr.fileno(), 1 << 16)
@@ -132,7 +137,7 @@ def _cold_up(folder: Path, number: int) -> Up:
     pid = int(found.dir.pidfile.read_text())
     whole = Sample(wall, usage.ru_utime + usage.ru_stime + process_cpu(pid))  # QEMU is nobody's child by now
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    kept = [shutil.copy2(path, folder / f"{number}-{path.name}") for path in (found.dir.seed, found.dir.login_key)]
+    kept = [shutil.copy2(path, folder / f"{name}.{path.name}") for path in (found.dir.seed, found.dir.login_key)]
     run([DEVBOX, "destroy", "--yes"], cwd=project, output=folder / "log")
     return Up(
         whole=whole,
