@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -73,6 +74,11 @@ def _places() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        for pidfile in runtime.glob("*/qemu.pid"):  # what a failed `up` left running
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(pidfile.read_text())
+                if os.fsencode(runtime) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(runtime, ignore_errors=True)
 
