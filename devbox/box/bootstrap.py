@@ -62,6 +62,7 @@ def make(plan: Plan, target: Path) -> None:
     check_tools(plan.arch)
     found = mirror.find(plan.suite)
     with tempfile.TemporaryDirectory(prefix="devbox-recipe-") as folder:
+        Path(folder).chmod(0o755)  # noqa: S103 - a key in it is read from a user namespace; nothing here is secret
         trusted = _keep_keys(found.entries, Path(folder))
         files, sources = Path(folder) / "files.tar", Path(folder) / "sources.tar"
         files.write_bytes(archive(plan.files))
@@ -219,7 +220,7 @@ def _run(words: tuple[str, ...], environment: Mapping[str, str], title: str) -> 
                 line = raw.decode(errors="replace").split("\r")[-1].strip()
                 if line:
                     tail.append(ui.clean(line))
-                    step.update(line)
+                    step.update(line.removeprefix("I: "))
         finally:
             if child.poll() is None:
                 child.terminate()
