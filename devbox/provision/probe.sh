@@ -4,14 +4,18 @@ frame() { printf '%s %s\n' "$nonce" "$*"; }
 
 print_facts() {
   frame facts
-  [ ! -r /etc/os-release ] || (
-    . /etc/os-release
-    field os "$ID"
-    field like "${ID_LIKE:-}"
-    field version "${VERSION_ID:-}"
-    field codename "${VERSION_CODENAME:-}"
-  )
-  field arch "$(uname -m)"
+  [ ! -r /etc/os-release ] || while IFS='=' read -r name value; do
+    value=${value#[\"\']} value=${value%[\"\']}
+    case $name in
+      ID) field os "$value" ;;
+      ID_LIKE) field like "$value" ;;
+      VERSION_ID) field version "$value" ;;
+      VERSION_CODENAME) field codename "$value" ;;
+    esac
+  done </etc/os-release
+  value=''
+  [ ! -r /proc/sys/kernel/arch ] || read -r value </proc/sys/kernel/arch  # since Linux 6.1
+  field arch "${value:-$(uname -m)}"
   field init "$init"
   field manager "$manager"
   frame volatile
@@ -26,20 +30,18 @@ print_facts() {
 print_journal() {
   frame journal
   [ -d "$journal" ] || return 0
-  (
-    set +f
-    set -- "$journal"/*
-    set -f
-    for path do
-      shift
-      case $path in
-        *.pending) read -r value <"$path"; field pending "${path##*/} $value" ;;
-        *'/*') ;;
-        *) set -- "$@" "$path" ;;
-      esac
-    done
-    [ $# = 0 ] || cat -- "$@"
-  )
+  set +f
+  set -- "$journal"/*
+  set -f
+  for path do
+    shift
+    case $path in
+      *.pending) value=''; read -r value <"$path"; field pending "${path##*/} $value" ;;
+      *'/*') ;;
+      *) set -- "$@" "$path" ;;
+    esac
+  done
+  [ $# = 0 ] || cat -- "$@"
 }
 
 # The run that is going on, if there is one: its id is its nonce too.
@@ -51,9 +53,9 @@ print_running() {
   }
 }
 
-# Prints the state of step $1 as `probe` says it, and how the probe ended.
+# Prints the state of step $1 as `probe` says it, and how the probe ended. Not in a subshell, for the sake of its 7 ms.
 look() {
   frame state "$1"
-  (probe) </dev/null 2>/dev/null
+  probe </dev/null 2>/dev/null
   frame ended "$1" $?
 }

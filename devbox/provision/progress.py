@@ -135,6 +135,9 @@ class Progress:
         step = self.steps.setdefault(index, Seen())
         step.outcome, step.result = words[2], words[3]
         step.seconds = int(words[4]) / 1000 if words[4].isdigit() else 0.0
+        if self._display is not None:
+            # What the guest measured: short steps come here in bunches.
+            self._display[1].started = time.monotonic() - step.seconds
         if step.outcome == "failed":
             self.close(DevboxError("provision.failed", step.name))
         else:

@@ -37,7 +37,7 @@ class Report:
     preview: bool = False
 
     def count(self, status: Status) -> int:
-        return sum(outcome.status is status for outcome in self.outcomes)
+        return sum(outcome.status == status for outcome in self.outcomes)
 
     @property
     def changed(self) -> int:

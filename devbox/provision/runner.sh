@@ -24,9 +24,10 @@ find_trigger() {
   recorded=$own_recorded change=$own_change needed=$own_needed
 }
 
-# Whether an earlier run was cut off between this step's work and its receipt.
+# Whether an earlier run was cut off between this step's work and its receipt. A mark whose change the receipt has is
+# spent: only the end of its run was lost.
 find_pending() {
-  pending=''
+  pending='' value=''
   [ -e "$journal/$key.pending" ] || return 0
   read -r value <"$journal/$key.pending"
   [ -n "$value" ] && [ "$value" = "$change" ] || pending=1
@@ -38,7 +39,7 @@ perform() {
   (
     exec 9>&-
     umask 022
-    session=1
+    session=$timeout  # a group of its own is there to be ended as a whole
     work
   ) </dev/null >>"$log" 2>&1 &
   pid=$! dog=''
@@ -66,17 +67,33 @@ attempts() {
   done
 }
 
-# The effect of a command must not be less durable than the note that it is done; a state is read again anyway.
+# Our own script, without the start of another shell.
+inside() {
+  cd /
+  export HOME=/root USER=root LOGNAME=root SHELL=/bin/sh
+  environment
+  set -e
+  set -- "$triggered"
+  . "$files/script"
+  exit 0
+}
+
+# The effect of a command must not be less durable than the note that it is done, and the note must last, or it would
+# run again. A state is read again anyway: its receipts become durable together, at the end of the run, and until then
+# the `pending` marks say that they are owed.
 record() {
   aside=$journal/.$key
+  now
   {
     printf 'step=%s\nname=%s\ndigest=%s\nchange=%s\n' "$key" "$name" "$wanted" "$change"
     for need in $wanted_needs; do field need "$need"; done
-    field finished "$(date +%s)"
-    now && field ms $((ms - begun))
+    field ms $((ms - begun))
+    field finished $((epoch + (ms - started) / 1000))
   } >"$aside" || return 1
-  if [ -n "$action" ]; then sync; else sync "$aside" 2>/dev/null || sync; fi
-  mv -f "$aside" "$journal/$key" && rm -f "$journal/$key.pending"
+  [ -z "$action" ] || sync
+  mv -f "$aside" "$journal/$key" || return 1
+  [ -z "$action" ] || sync "$journal/$key" 2>/dev/null || sync
+  spent="$spent $journal/$key.pending"
 }
 
 # A section of `field=value` lines: what the step found, or what it left.
@@ -106,7 +123,7 @@ act() {
   look
   if ! is_same; then state_section after; result=differs; finish failed; return; fi
   if [ -n "$was_same" ] && [ -z "$action$triggered$pending" ]; then
-    rm -f "$journal/$key.pending"
+    spent="$spent $journal/$key.pending"
     finish same
   elif record; then finish changed
   else result=receipt; finish failed; fi

@@ -59,7 +59,7 @@ def _settings(run: Run) -> str:
 
 
 _PREPARE = "find_package_manager\nfind_init\n"
-_UID = "uid=$(id -u)\n"
+_SWITCH = "find_switch\n"
 
 
 def _load(reads: Reads) -> str:
@@ -112,7 +112,9 @@ def _step_words(words: Mapping[str, str]) -> str:
 
 def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
     """The probe run: facts, journal, the run in progress, and the state of every step, by its place in the file."""
-    parts = [_settings(run), _shell("prelude"), _shell("lock"), _shell("probe"), _PREPARE, _UID]
+    parts = [_settings(run), _shell("prelude"), _shell("lock"), _shell("probe"), _PREPARE]
+    if any(step.user != "root" and "guard " in step.kind.probe(step.options) for step in steps.values()):
+        parts.append(_SWITCH)
     parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
     parts.append(_load(_together(step.kind.reads(step.options) for step in steps.values())) + "\n")
     for index, step in steps.items():
@@ -163,13 +165,16 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
     test = spec.condition.get("test")
     program = " ".join(map(quote, action.interpreter))
     args = " ".join(map(quote, action.args)) if not action.prelude else '"$triggered"'
+    work = f'become {quote(step.user)} {program} "$files/script" {args}'
+    if action.prelude and step.user == "root" and spec.timeout is None:
+        work = "inside"
     return "".join((
         _step_words(words),
         _environment(run, step),
         f"condition() {{ {f'guard {quote(step.user)} {quote(test)}' if test else ':'}; }}\n",
         f"load() {{\n{_load(step.kind.reads(step.options))}\n}}\n",
         f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",
-        f'work() {{ become {quote(step.user)} {program} "$files/script" {args}; }}\n',
+        f"work() {{ {work}; }}\n",
         "step\n",
     ))  # fmt: skip
 
@@ -178,21 +183,25 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     head = (
         "printf '%s\\n' $$ >\"$run/pid\"\n"
         '[ ! -d "$base/held" ] || cp "$run/pid" "$base/held/pid"\n'
-        'mkdir -p -m 0700 "$state" "$journal" && mkdir -p "$logs" || exit 1\n'
-        "failed=''\n"
+        '[ -d "$journal" ] && [ -d "$logs" ] || mkdir -p "$journal" "$logs" || exit 1\n'
+        "failed='' spent='' epoch=$(date +%s)\nnow\nstarted=$ms\n"
     )
-    tail = 'frame done\nrm -f "$base/current"\nif [ -d "$base/held" ]; then rm -rf "$base/held"; fi\nrm -rf "$run"\n'
+    # Its readers know by the missing `main` that it has ended, so what is slow comes before `done`.
+    tail = '[ -z "$spent" ] || { sync; rm -f $spent; }\nframe done\nrm -rf "$base/current" "$base/held" "$run"\n'
+    switch = _SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, _UID, head, steps, tail))
+    return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, switch, head, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
 _START = """
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 take_lock || { cd /; rm -rf "$run"; frame busy; exit 0; }
-for old in $(ls "$base"); do  # of runs that were killed
-  case $old in "$id" | lock | held) ;; *) rm -rf "${base:?}/$old" ;; esac
+set +f
+for old in "$base"/*; do  # of runs that were killed
+  case $old in "$run" | "$base/lock" | "$base/held" | "$base/current") ;; *) rm -rf "$old" ;; esac
 done
+set -f
 printf '%s\\n' "$id" >"$base/current"
 : >"$run/events"
 # Its output goes to files: a connection that hangs must not stop it.
@@ -262,6 +271,6 @@ def unpack_and_start(run: Run) -> str:
     base, folder = quote(run.places.runs), quote(run.folder)
     # 0711: an account may reach its own step's files, which are its, but list and read nothing else.
     return (
-        f"umask 077; mkdir -p {base} && chmod 0711 {base} && mkdir -m 0711 {folder} && cd {folder} "
-        f"&& tar -xf - && exec sh ./start"
+        f"umask 077; [ -d {base} ] || {{ mkdir -p {base} && chmod 0711 {base}; }}; "
+        f"mkdir -m 0711 {folder} && cd {folder} && tar -xf - && exec sh ./start"
     )

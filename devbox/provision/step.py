@@ -78,8 +78,9 @@ def _as_written(options: Any, facts: Facts) -> Any:  # noqa: ARG001
 class Kind(Generic[O]):
     """The contract of a kind. Every function is pure, but that `parse` reads input files of the project.
 
-    `probe` is a read-only shell fragment over prelude.sh, which prints one `field=value` line for each stated field;
-    exit status 10 means that the step does not apply, for the printed reason; any other failure means unknown.
+    `probe` is the body of a read-only shell function over prelude.sh, which prints one `field=value` line for each
+    stated field; status 10 means that the step does not apply, for the printed reason, and any other failure that the
+    state is unknown. It must neither exit nor change folder: it runs in the shell that probes the other steps too.
     """
 
     parse: Callable[[Any, Source], O]

@@ -34,9 +34,19 @@ def desired(directory: Directory, facts: Facts) -> State:  # noqa: ARG001
     return (("type", "directory"), *directory.stated)
 
 
+_MAKE = """
+load_paths "$path"
+if path_state "$path"; then
+  [ -d "$path" ] || fail "$path is there and is not a folder."
+else
+  owner=$USER group='' mode=0755
+  mkdir -p "$path"
+fi
+"""
+
+
 def apply(directory: Directory, facts: Facts) -> Action:  # noqa: ARG001
-    make = '[ ! -e "$path" ] || [ -d "$path" ] || fail "$path is there and is not a folder."\nmkdir -p "$path"\n'
-    return Action(f"path={quote(directory.path)}\n{make}{own(directory)}".encode())
+    return Action(f"path={quote(directory.path)}\n{_MAKE}{own(directory)}".encode())
 
 
 KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, reads=reads)

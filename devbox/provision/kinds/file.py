@@ -57,13 +57,13 @@ path_state "$path" || type=''
 if [ "$type" != file ] || ! file_hash "$path" || [ "$hash" != "$sha256" ]; then
   [ -d "${path%/*}/" ] || mkdir -p "${path%/*}"
   aside=$path.devbox-$$
-  trap 'rm -f "$aside"' EXIT
-  cp "$files/content" "$aside"
+  trap '[ ! -e "$aside" ] || rm -f "$aside"' EXIT
+  cat "$files/content" >"$aside"
   if [ "$type" = file ]; then
-    chown "$ids" "$aside"  # first, since it clears set-id bits
-    chmod "$mode" "$aside"
+    [ "$ids" = 0:0 ] || chown "$ids" "$aside"  # first, since it clears set-id bits
+    [ "$mode" = 0644 ] || chmod "$mode" "$aside"
   else
-    chmod 0644 "$aside"
+    owner=$USER group='' mode=0644
   fi
   mv -f "$aside" "$path"
   ! have restorecon || restorecon "$path" 2>/dev/null || :
@@ -72,10 +72,13 @@ fi
 
 
 def own(file: File) -> str:
-    """Shell lines that give a path the stated owner and mode."""
-    account = f"{file.owner}{':' + file.group if file.group else ''}"
-    lines = f'chown {quote(account)} "$path"\n' if account else ""
-    return lines + (f'chmod {file.mode} "$path"\n' if file.mode else "")
+    """Shell lines that give a path the stated owner and mode, where $owner, $group and $mode are others."""
+    account = quote(f"{file.owner}{':' + file.group if file.group else ''}")
+    stated = (("owner", file.owner), ("group", file.group))
+    same = " && ".join(f'[ "${name}" = {quote(value)} ]' for name, value in stated if value)
+    # A change of owner clears set-id bits, so the mode comes last and is given again.
+    lines = f"{{ {same}; }} || {{ chown {account} \"$path\"; mode=''; }}\n" if same else ""
+    return lines + (f'[ "$mode" = {file.mode} ] || chmod {file.mode} "$path"\n' if file.mode else "")
 
 
 def apply(file: File, facts: Facts) -> Action:

@@ -53,7 +53,7 @@ def reads(packages: Packages) -> Reads:
 
 
 def probe(packages: Packages) -> str:
-    lines = ['[ -n "$manager" ] || exit 1']
+    lines = ['[ -n "$manager" ] || return 1']
     if packages.index:
         lines.append("if index_is_fresh; then field index fresh; else field index old; fi")
     lines += [f"probe_package {quote(name)} {quote('=' + v if v else 'present')}" for name, v in packages.present]

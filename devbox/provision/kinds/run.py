@@ -63,7 +63,7 @@ def probe(run: Run) -> str:
     """Prints `done` with the digest in question: $wanted, or $recorded, that of the receipt; $fresh: it just ran."""
     lines = []
     if run.onlyif:
-        lines.append(f"guard {quote(run.user)} {quote(run.onlyif)} || does_not_apply '`onlyif` does not hold'")
+        lines.append(f"guard {quote(run.user)} {quote(run.onlyif)} || {{ echo '`onlyif` does not hold'; return 10; }}")
     checks = [f"[ -e {quote(run.creates)} ]"] if run.creates else []
     if run.unless:
         # A condition rather than a state: that it still fails after the command ran is no failure of the command.

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
-
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
-from jinja2.sandbox import SandboxedEnvironment
+from typing import TYPE_CHECKING, Any
 
 from devbox.provision import inputs
 from devbox.provision.facts import Facts
 from devbox.provision.kinds import file
 from devbox.provision.kinds.file import File
 from devbox.provision.step import Action, Kind, Reads, Source, State, invalid
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 # A loop in a template may count to anything; what it makes must still fit.
 _LIMIT = 8 << 20
@@ -26,11 +26,16 @@ class Template:
     title: str  # of the template, for messages
 
 
-def _environment() -> SandboxedEnvironment:
+def _environment() -> "SandboxedEnvironment":
+    from jinja2 import StrictUndefined  # noqa: PLC0415 - 60 ms that a file without templates does not need
+    from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
+
     return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
 
 
 def parse(raw: Mapping[str, Any], source: Source) -> Template:
+    from jinja2 import TemplateSyntaxError  # noqa: PLC0415
+
     title = raw.get("src", "the template")
     try:
         text = raw["content"] if "content" in raw else inputs.read_file(source.root, raw["src"]).decode()
@@ -45,6 +50,8 @@ def parse(raw: Mapping[str, Any], source: Source) -> Template:
 
 def render(template: Template, facts: Facts) -> File:
     """The file that the template makes with these facts. Raises `step.invalid`, for an unknown name for one."""
+    from jinja2 import TemplateError  # noqa: PLC0415
+
     names = {**facts.names, "vars": dict(template.vars)}
     made: list[str] = []
     length = 0

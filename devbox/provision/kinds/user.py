@@ -43,7 +43,7 @@ def reads(user: User) -> Reads:  # noqa: ARG001
     return Reads(accounts=True)
 
 
-_PROBE = """account "$name" || exit 0
+_PROBE = """account "$name" || return 0
 field state present"""
 
 # Prints the stated name of the group when that is the primary one, so that a number and a name compare alike.
