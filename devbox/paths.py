@@ -140,8 +140,8 @@ class MachineDir:
         return self.folder / "qemu.log"
 
     @property
-    def shares(self) -> Path:
-        return self.folder / "shares.json"
+    def started(self) -> Path:
+        return self.folder / "started.json"
 
     @property
     def outcome(self) -> Path:

@@ -31,13 +31,7 @@ class _Row:
 
     def cells(self) -> tuple[str, ...]:
         here = " ".join(arch for arch, sha256 in self.stored.items() if sha256)
-        note = (
-            "box: {recipe: " + self.name + "}"
-            if self.recipe
-            else ""
-            if self.pinned
-            else "needs devbox lock"
-        )
+        note = "box: {recipe: " + self.name + "}" if self.recipe else "" if self.pinned else "needs devbox lock"
         return self.name, " ".join(self.stored), here or "-", self.title, ", ".join(self.aliases) or "-", note
 
     def plain(self) -> dict[str, object]:

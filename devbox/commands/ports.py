@@ -6,13 +6,13 @@ import typer
 
 from devbox import ui
 from devbox.commands import target
-from devbox.share import shares
+from devbox.machine import started
 
 
 def ports(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the forwarded ports."""
     record, seen = target.running()
-    named = {(known.protocol, known.guest): known.name for known in shares.load(record.dir.shares).forwards}
+    named = {(known.protocol, known.guest): known.name for known in started.load(record).forwards}
     rows = [
         {
             "name": named.get((forward.protocol, forward.guest), ""),

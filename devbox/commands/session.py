@@ -11,8 +11,9 @@ from devbox.commands import target
 from devbox.disk.record import Record
 from devbox.guest import openssh
 from devbox.guest.openssh import Endpoint
+from devbox.machine import started
 from devbox.machine.lifecycle import Observation
-from devbox.share import folders, shares
+from devbox.share import folders
 
 ENVIRONMENT = "/etc/profile.d/devbox.sh"  # the Devboxfile's `env`, written by provisioning
 
@@ -30,16 +31,14 @@ class Session:
 def endpoint(record: Record, seen: Observation) -> Endpoint:
     """Where the machine's SSH is answered, and by which keys both sides are known."""
     assert seen.ssh_port is not None
-    return Endpoint(
-        port=seen.ssh_port, user=record.user, key=record.dir.login_key, known_hosts=record.dir.known_hosts
-    )
+    return Endpoint(port=seen.ssh_port, user=record.user, key=record.dir.login_key, known_hosts=record.dir.known_hosts)
 
 
 def current() -> Session:
     """The session that `ssh` and `run` open, with its ssh_config written for the port of this very run of QEMU."""
     record, seen = target.running()
     host = openssh.write_ssh_config(record.dir.ssh_config, endpoint(record, seen), record.name, record.dir.runtime)
-    folder = folders.guest_folder(shares.load(record.dir.shares).mounts, Path.cwd())
+    folder = folders.guest_folder(started.load(record).mounts, Path.cwd())
     return Session(record.dir.ssh_config, host, str(folder) if folder else None)
 
 

@@ -15,8 +15,6 @@ def ssh(
     """Open a shell in the machine, in the folder that matches this one."""
     open_session = session.current()
     folder = None if plain else open_session.folder
-    if command:
-        remote = session.remote_script(("/bin/sh", "-c", command), folder)
-    else:
-        remote = session.login_shell(folder)
+    words = ("/bin/sh", "-c", command)
+    remote = session.remote_script(words, folder) if command else session.login_shell(folder)
     proc.become(open_session.argv(remote, terminal=session.has_terminal() or not command))

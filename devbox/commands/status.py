@@ -9,9 +9,8 @@ from devbox import paths, ui
 from devbox.commands import outcome
 from devbox.disk import record as records
 from devbox.disk.record import Record
-from devbox.machine import lifecycle
+from devbox.machine import lifecycle, started
 from devbox.machine.lifecycle import State
-from devbox.share import shares
 
 
 def status(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -31,7 +30,7 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
     if record is None:
         return {"project": str(root), "state": str(State.MISSING), "next": "devbox up"}
     seen = lifecycle.observe(record)
-    planned = shares.load(record.dir.shares)
+    planned = started.load(record)
     names = {(forward.protocol, forward.guest): forward.name for forward in planned.forwards}
     disk = record.dir.disk
     return {

@@ -8,7 +8,6 @@ import pytest
 from devbox import cli
 from devbox.errors import DevboxError, ExitCode
 from devbox.version import __version__
-
 from tests.unit.commands.invoke import invoke
 
 
@@ -45,7 +44,9 @@ def test_a_mistyped_verb_is_a_usage_error_that_names_the_right_one(typed: str, m
     assert meant in shown.stderr
 
 
-@pytest.mark.parametrize("verb", ["up", "status", "ssh", "halt", "provision", "ports", "ssh-config", "logs", "validate"])
+@pytest.mark.parametrize(
+    "verb", ["up", "status", "ssh", "halt", "provision", "ports", "ssh-config", "logs", "validate"]
+)
 def test_without_a_devboxfile(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = invoke(verb)
@@ -88,7 +89,8 @@ def test_a_bug_leaves_a_report(monkeypatch: pytest.MonkeyPatch, devbox_dirs: Pat
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only")]
+    ("number", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only")],
 )
 def test_what_the_system_refuses_is_no_bug(monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:
     import os

@@ -5,7 +5,6 @@ import pytest
 
 from devbox.commands.init import FINDINGS, Finding, devboxfile_text
 from devbox.config import build
-
 from tests.unit.commands.invoke import invoke
 
 

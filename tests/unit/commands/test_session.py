@@ -21,7 +21,10 @@ def shell(name: str, text: str, **kwargs: object) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("name", SHELLS)
 @pytest.mark.parametrize(
     "words",
-    [["printf", "%s|", "a b", "", "it's", '"', "$HOME", "*", "é", "\\n", "-x"], ["printf", "%s|", "line\nbreak", ";", "&&"]],
+    [
+        ["printf", "%s|", "a b", "", "it's", '"', "$HOME", "*", "é", "\\n", "-x"],
+        ["printf", "%s|", "line\nbreak", ";", "&&"],
+    ],
 )
 def test_arguments_arrive_as_typed(name: str, words: list[str]) -> None:
     result = shell(name, session.remote_script(words, None))
@@ -58,7 +61,9 @@ def test_a_signal_reaches_the_command_and_its_status_comes_back(
 ) -> None:
     ticket = f"devbox-run-{os.getpid()}-{name}-{number}"
     started = tmp_path / "started"
-    script = session.remote_script(["sh", "-c", f"touch {shlex.quote(str(started))}; exec sleep 60"], None, ticket=ticket)
+    script = session.remote_script(
+        ["sh", "-c", f"touch {shlex.quote(str(started))}; exec sleep 60"], None, ticket=ticket
+    )
     with subprocess.Popen([name, "-c", script], start_new_session=True) as child:
         deadline = time.monotonic() + 20
         while not started.exists() and time.monotonic() < deadline:

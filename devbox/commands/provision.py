@@ -1,0 +1,41 @@
+"""`devbox provision`: the steps again, on the machine that runs; says what they would do, or does it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from devbox import paths, ui
+from devbox.commands import approval, session, steps, target
+from devbox.config import build
+from devbox.disk import record as records
+from devbox.machine import started
+
+CONNECT_TIMEOUT = 60.0  # seconds
+
+
+def provision(
+    check: Annotated[bool, typer.Option("--check", help="Only say what would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show changed files line by line.")] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this step; repeatable.")] = None,
+    start_from: Annotated[str, typer.Option("--from", metavar="NAME", help="Begin at this step.")] = "",
+    force: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This step even if unchanged.")] = None,
+    approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
+) -> None:
+    """Bring the running machine in line with the Devboxfile's steps."""
+    from devbox.guest import connection
+    from devbox.provision.apply import Options
+
+    project = build.load(paths.find_project(Path.cwd()))
+    approval.require(project, approve)
+    options = Options(check=check, diff=diff, only=tuple(only or ()), start_from=start_from, force=tuple(force or ()))
+    with records.locked(target.existing()):
+        record, seen = target.running()
+        mounts = started.load(record).mounts
+        with connection.connect(session.endpoint(record, seen), CONNECT_TIMEOUT) as guest:
+            if not check:
+                steps.bring_folders(project, record, seen, mounts)
+            report = steps.carry_out(guest, project, record, seen, mounts, options)
+    if not report.ok:
+        ui.failed("Some steps failed.")
+        raise typer.Exit(1)

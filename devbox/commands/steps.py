@@ -1,0 +1,101 @@
+"""What `up` and `provision` share: bring the folders, carry the steps out, remember how it went, say the farewell."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from devbox import fs, ui
+from devbox.commands import outcome, session
+from devbox.config.model import FolderType, Project, StepSpec
+from devbox.disk.record import Record
+from devbox.errors import DevboxError, ExitCode
+from devbox.guest import openssh
+from devbox.machine.lifecycle import Observation
+from devbox.provision import apply, settings
+from devbox.provision.apply import Context, Options, Report
+from devbox.share import folders
+from devbox.share.folders import Mount
+
+if TYPE_CHECKING:
+    from devbox.guest.connection import Guest
+
+
+def bring_folders(project: Project, record: Record, seen: Observation, mounts: Sequence[Mount]) -> None:
+    """Describe the machine to OpenSSH, and copy those folders that are copied; the others are mounted by a step."""
+    agent = project.machine.forward_agent
+    where = session.endpoint(record, seen)
+    openssh.write_ssh_config(record.dir.ssh_config, where, record.name, record.dir.runtime, forward_agent=agent)
+    folders.push(mounts, record.dir.ssh_config)
+
+
+def all_steps(project: Project, mounts: Sequence[Mount]) -> tuple[StepSpec, ...]:
+    """The steps of the machine's own keys and of its mounted folders, then the user's."""
+    mounted = [mount for mount in mounts if mount.type is not FolderType.RSYNC]
+    return (
+        *settings.machine_steps(project.machine, os.environ),
+        *(settings.mount_step(one.tag, str(one.type), one.guest, readonly=one.readonly) for one in mounted),
+        *project.machine.steps,
+    )
+
+
+def carry_out(
+    guest: "Guest",
+    project: Project,
+    record: Record,
+    seen: Observation,
+    mounts: Sequence[Mount],
+    options: Options | None = None,
+) -> Report:
+    """The steps, carried out in the guest. Raises what `apply.provision` raises."""
+    chosen = options or Options()
+    context = Context(
+        project_root=project.root,
+        project_name=project.name,
+        machine=project.machine,
+        run_user=record.user,
+        ports=port_numbers(project, seen),
+        proxies=settings.proxy_environment(project.machine.proxy, os.environ),
+    )
+    try:
+        report = apply.provision(guest, all_steps(project, mounts), context, chosen)
+    except DevboxError as trouble:
+        if trouble.exit_code is ExitCode.FAILED:
+            outcome.remember(record, summary=trouble.message, ok=False)
+        fs.append_event(record.dir.log, event="provision", error=trouble.id, message=trouble.message)
+        raise
+    if not chosen.check:
+        outcome.remember(record, summary=report.summary, ok=report.ok)
+        fs.append_event(record.dir.log, event="provision", outcome=report.summary)
+        if report.changed:
+            # The kept connection of `run` and `ssh` has the groups and the environment of before.
+            openssh.drop_control(record.dir.ssh_config, openssh.host_alias(record.name))
+    return report
+
+
+def port_numbers(project: Project, seen: Observation) -> Mapping[str, int]:
+    """Name → port of this computer, of the ports that have a name; QEMU tells which it took."""
+    taken = {(forward.protocol, forward.guest): forward.host for forward in seen.forwards}
+    return {
+        port.name: taken[port.protocol, port.guest]
+        for port in project.machine.ports
+        if port.name and (port.protocol, port.guest) in taken
+    }
+
+
+def farewell(project: Project, seen: Observation) -> None:
+    """The Devboxfile's `message`, or what to do next."""
+    if not project.machine.message:
+        ui.note("The machine is ready: `devbox ssh`.")
+        return
+    from devbox.provision import rendering
+
+    names = {
+        "name": project.name,
+        "hostname": project.machine.hostname,
+        "ports": dict(port_numbers(project, seen)),
+        "env": dict(project.machine.env),
+        "ssh": "devbox ssh",
+    }
+    sys.stdout.flush()
+    ui.say(rendering.render(project.machine.message, names, "message"))

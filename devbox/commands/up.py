@@ -1,0 +1,147 @@
+"""`devbox up`: the conductor. Read `bring_up` to know how devbox works, then open the folder of the line you care for.
+
+    Devboxfile ─ config → Project ─ box → Image ─ disk → Record, Overlay, Seed ─ share → forwards, mounts
+               ─ machine → Running ─ guest → Guest ─ provision → Report
+
+Each line's result is an argument of a later one, and each function is an idempotent *ensure*: on a running, converged
+machine the same lines do nothing, and after a kill anywhere they go on from what is there.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from devbox import paths, ui
+from devbox.config.model import Firmware, MachineSpec, Project
+from devbox.disk import record as records
+from devbox.errors import DevboxError
+
+if TYPE_CHECKING:
+    from devbox.box.store import Image
+    from devbox.disk.record import Record
+    from devbox.guest.connection import FabricGuest
+    from devbox.machine.argv import VmSpec
+    from devbox.machine.host import HostFacts
+    from devbox.machine.lifecycle import Running
+
+
+def up(
+    provision: Annotated[bool, typer.Option(help="Run the provisioning steps.")] = True,
+    approve: Annotated[
+        str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
+    ] = "",
+    accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+) -> None:
+    """Create, start and provision the machine, as far as that is still to do."""
+    bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)
+
+
+def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto") -> None:
+    """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
+    from devbox.commands import approval
+    from devbox.config import build
+    from devbox.disk import overlay, seed
+    from devbox.machine import host
+
+    project = build.load(paths.find_project(folder))
+    approval.require(project, approve)
+    facts = host.probe(project.machine.arch, accel=accel)
+    image = _image(project)
+    record = records.ensure(project, image, _firmware(project.machine, image))
+    with records.locked(record):
+        overlay.ensure(record, image)
+        seed.ensure(record, project.machine)
+        vm = _virtual_machine(project.machine, record, facts)
+        running = _start(record, project.machine, vm, facts)
+        from devbox.commands import steps  # Fabric and Jinja2 come with it: imported while the guest boots
+
+        with _reach(running, facts) as guest:
+            steps.bring_folders(project, record, running.observation, vm.mounts)
+            if provision:
+                steps.carry_out(guest, project, record, running.observation, vm.mounts)
+    steps.farewell(project, running.observation)
+
+
+def _image(project: Project) -> "Image":
+    """The verified image: from the store, or for a machine that has its disk already, its own hold of it."""
+    from devbox.box import catalogue, image
+    from devbox.config import lock
+    from devbox.disk import overlay
+
+    machine = project.machine
+    pinned = lock.read(project.root).pinned(machine.name, machine.arch, machine.box)
+    source = catalogue.resolve(machine.box, machine.arch, pinned)
+    record = records.find(project.root)
+    if record is None or not record.dir.disk.exists():
+        return image.ensure(source)
+    asked, has = (source.traits.label, machine.arch), (record.image_label, record.arch)
+    if asked != has:
+        ui.warn(
+            f"The Devboxfile asks for {' '.join(asked)}, and the machine was made from {' '.join(has)}. "
+            "A new one is made by `devbox destroy` and `devbox up`."
+        )
+    return overlay.held_image(record)
+
+
+def _firmware(machine: MachineSpec, image: "Image") -> Firmware:
+    """BIOS where the image boots by it, since it is the quickest; what the Devboxfile names goes first."""
+    can = image.traits.firmware
+    if machine.firmware is Firmware.AUTO:
+        return Firmware.BIOS if Firmware.BIOS in can else Firmware.UEFI
+    if machine.firmware not in can:
+        raise DevboxError(
+            "box.firmware",
+            f"{image.traits.label} does not boot by {machine.firmware}, only by {', '.join(can)}.",
+            hint="Leave `firmware:` out of the Devboxfile.",
+        )
+    return machine.firmware
+
+
+def _virtual_machine(machine: MachineSpec, record: "Record", facts: "HostFacts") -> "VmSpec":
+    """The machine as QEMU is to run it: its ports and folders planned for this computer."""
+    from devbox.machine import argv, lifecycle
+    from devbox.share import folders, ports
+
+    own = {(one.bind, one.host, one.protocol) for one in lifecycle.observe(record).forwards}
+    forwards = ports.plan(machine.ports, record.id, lambda *port: port in own or ports.free(*port))
+    support = folders.FolderSupport(facts.virtiofsd, facts.virtiofsd_unprivileged, facts.ninep, facts.uid)
+    mounts = folders.plan(machine, record.lacks, support)
+    return argv.spec(record, machine, forwards=forwards, mounts=mounts)
+
+
+def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts") -> "Running":
+    """The running machine; what only a restart could apply to one that runs already is said."""
+    from devbox.disk import overlay
+    from devbox.machine import lifecycle, started
+
+    if lifecycle.observe(record).state is not lifecycle.State.STOPPED:
+        running = lifecycle.ensure_running(record, vm, facts)
+        waiting = started.differs(record, vm) + (("disk",) if machine.disk != record.disk_size else ())
+        if waiting:
+            ui.warn(f"The machine runs with another {', '.join(waiting)} than the Devboxfile says: `devbox reload`.")
+        return running
+    if facts.accelerator_reason:
+        ui.warn(facts.accelerator_reason)
+    overlay.grow(record, machine.disk)
+    started.save(record, vm)
+    version = ".".join(str(number) for number in facts.qemu_version[:2])
+    with ui.step(f"Start QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):
+        return lifecycle.ensure_running(record, vm, facts)
+
+
+def _reach(running: "Running", facts: "HostFacts") -> "FabricGuest":
+    """The connection to the guest, once it answers with its pinned key."""
+    # Fabric is imported only now: the guest boots meanwhile, so its 0.2 s cost nothing.
+    from devbox.commands import session
+    from devbox.guest import ready
+    from devbox.machine import lifecycle
+
+    record = running.record
+
+    def ended() -> str | None:
+        seen = lifecycle.observe(record)
+        return None if seen.state is lifecycle.State.RUNNING else f"{seen.state} {seen.reason}".strip()
+
+    endpoint = session.endpoint(record, running.observation)
+    return ready.wait(endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=ended)
