@@ -61,14 +61,17 @@ case $init in
   systemd)
     load_units "$name"
     find_unit "$name" && unit_property NeedDaemonReload && [ "$value" != yes ] || systemctl daemon-reload
-    if [ "$enabled" = yes ]; then systemctl enable "$name"; fi
-    if [ "$enabled" = no ]; then systemctl disable "$name"; fi
+    # Each of these takes seconds under emulation, needed or not.
+    case $(probe_service "$name" '' "$enabled") in
+      "enabled=$enabled") ;;
+      enabled=*) if [ "$enabled" = yes ]; then systemctl enable "$name"; else systemctl disable "$name"; fi ;;
+    esac
     if [ "$active" = no ]; then systemctl stop "$name"
     elif [ -z "$triggered" ]; then
       if [ "$active" = yes ]; then systemctl start "$name"; fi
     elif [ "$active" = yes ]; then systemctl "$restart" "$name"
     else systemctl try-"$restart" "$name"; fi
-    load_again "$name"
+    load_units "$name"
     [ "$active" != yes ] || { find_unit "$name" && unit_is_active; } || fail "$name did not stay active."
     ;;
   openrc)
@@ -88,7 +91,7 @@ esac
 def apply(service: Service, facts: Facts) -> Action:  # noqa: ARG001
     restart = "reload-or-restart" if service.reload else "restart"
     asked = f"active='{service.active}' enabled='{service.enabled}' restart={restart} triggered=$1\n"
-    return Action(f'load_again() {{ load_units "$1"; }}\n{_name(service)}{asked}{_APPLY}'.encode())
+    return Action(f"{_name(service)}{asked}{_APPLY}".encode())
 
 
 KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, reads=reads, restarts=True)
