@@ -33,7 +33,7 @@ OWNERS = {
     "fabric": {"guest/connection"},
     "paramiko": {"guest/connection"},
     "invoke": {"guest/connection"},
-    "jinja2": {"provision/kinds/template"},
+    "jinja2": {"provision/rendering"},
     "rich": {"ui"},
     "typer": {"cli", "commands/"},
     "platformdirs": {"paths"},
@@ -66,7 +66,7 @@ HIDDEN_IMPORTS = {
     ("config/build", "devbox.config.contract"): "jsonschema, 90 ms that a remembered document does not need",
     ("config/lock", "devbox.config.contract"): "jsonschema, 90 ms that a right file does not need",
     ("paths", "platformdirs"): "25 ms that Linux does not need",
-    ("provision/kinds/template", "jinja2"): "60 ms that a file without templates does not need",
+    ("provision/rendering", "jinja2"): "60 ms that a file without templates does not need",
     ("machine/lifecycle", "devbox.machine.stop"): "asyncio, 50 ms that `status` does not need",
     ("machine/lifecycle", "devbox.machine.qmp"): "asyncio, 50 ms that `status` does not need",
 }

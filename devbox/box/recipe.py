@@ -67,7 +67,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 def traits(name: str, arch: Arch) -> Traits:
     return Traits(
-        label=RECIPES[name].title,
+        label=f"{name} (recipe)",
         arch=arch,
         os="debian",
         firmware=(Firmware.BIOS, Firmware.UEFI) if arch is Arch.X86_64 else (Firmware.UEFI,),

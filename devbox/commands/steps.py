@@ -29,6 +29,11 @@ def bring_folders(project: Project, record: Record, seen: Observation, mounts: S
     folders.push(mounts, record.dir.ssh_config)
 
 
+def check(project: Project) -> None:
+    """Find the mistakes that no schema sees (a missing `src`, a broken template) before a machine is touched."""
+    apply.bind(project.machine.steps, project.root, project.machine.user.name)
+
+
 def all_steps(project: Project, mounts: Sequence[Mount]) -> tuple[StepSpec, ...]:
     """The steps of the machine's own keys and of its mounted folders, then the user's."""
     mounted = [mount for mount in mounts if mount.type is not FolderType.RSYNC]

@@ -7,6 +7,7 @@ Each line's result is an argument of a later one, and each function is an idempo
 machine the same lines do nothing, and after a kill anywhere they go on from what is there.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,13 +40,14 @@ def up(
 
 def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto") -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval
+    from devbox.commands import approval, steps
     from devbox.config import build
     from devbox.disk import overlay, seed
     from devbox.machine import host
 
     project = build.load(paths.find_project(folder))
     approval.require(project, approve)
+    steps.check(project)
     facts = host.probe(project.machine.arch, accel=accel)
     image = _image(project)
     record = records.ensure(project, image, _firmware(project.machine, image))
@@ -54,8 +56,6 @@ def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: 
         seed.ensure(record, project.machine)
         vm = _virtual_machine(project.machine, record, facts)
         running = _start(record, project.machine, vm, facts)
-        from devbox.commands import steps  # Fabric and Jinja2 come with it: imported while the guest boots
-
         with _reach(running, facts) as guest:
             steps.bring_folders(project, record, running.observation, vm.mounts)
             if provision:
@@ -132,9 +132,10 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
 
 def _reach(running: "Running", facts: "HostFacts") -> "FabricGuest":
     """The connection to the guest, once it answers with its pinned key."""
+
     # Fabric is imported only now: the guest boots meanwhile, so its 0.2 s cost nothing.
     from devbox.commands import session
-    from devbox.guest import ready
+    from devbox.guest import connection, ready
     from devbox.machine import lifecycle
 
     record = running.record
@@ -144,4 +145,7 @@ def _reach(running: "Running", facts: "HostFacts") -> "FabricGuest":
         return None if seen.state is lifecycle.State.RUNNING else f"{seen.state} {seen.reason}".strip()
 
     endpoint = session.endpoint(record, running.observation)
+    if not running.fresh:
+        with suppress(DevboxError):  # It may still be booting, if an earlier `up` was interrupted.
+            return connection.connect(endpoint, 20 * facts.slowdown)
     return ready.wait(endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=ended)

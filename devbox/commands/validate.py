@@ -7,8 +7,10 @@ from devbox import paths, ui
 
 def validate() -> None:
     """Check the Devboxfile and list every mistake with its line."""
+    from devbox.commands import steps
     from devbox.config import build
 
     project = build.load(paths.find_project(Path.cwd()))
+    steps.check(project)
     steps = len(project.machine.steps)
     ui.done(f"{paths.DEVBOXFILE} is valid: {project.machine.box}, {steps} step{'s' * (steps != 1)}.")

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from devbox import paths, ui
-from devbox.config import document, local, remembered, steps, values
+from devbox.config import box_names, document, local, remembered, steps, values
 from devbox.config.draft import Draft
 from devbox.config.model import (
     Arch,
@@ -220,6 +220,8 @@ def _boxes(draft: Draft, root: Path, arch: Arch) -> Mapping[Arch, BoxRef]:
 
 def _box(draft: Draft, place: Place, value: str | Mapping[str, Any], root: Path) -> BoxRef:
     if isinstance(value, str):
+        if problem := box_names.problem_with(value):
+            draft.problem(place, problem)
         return BoxRef(name=value)
     path = draft.make((*place, "path"), lambda text: values.host_path(text, root), None)
     algorithm = next((name for name in ("sha256", "sha512") if name in value), "")

@@ -103,8 +103,8 @@ def test_a_folder_is_the_one_its_links_lead_to(load: Load, tmp_path: Path) -> No
             },
         ),
         (
-            "{x86_64: a, aarch64: {url: 'https://x.example/a'}}",
-            {Arch.X86_64: BoxRef(name="a"), Arch.AARCH64: BoxRef(url="https://x.example/a")},
+            "{x86_64: debian-12, aarch64: {url: 'https://x.example/a'}}",
+            {Arch.X86_64: BoxRef(name="debian-12"), Arch.AARCH64: BoxRef(url="https://x.example/a")},
         ),
     ],
 )
