@@ -156,7 +156,7 @@ def test_run_passes_a_signal_on(checkout: Checkout) -> None:
 
 def test_only_loopback_listens(checkout: Checkout) -> None:
     pid = status(checkout)["pid"]
-    held = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    held = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     addresses = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
