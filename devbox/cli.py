@@ -6,17 +6,14 @@ Only the verb that was typed is imported: `--help` and `status` must not pay for
 import errno
 import importlib
 import os
-import platform
 import sys
-import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from devbox import fs, paths, ui
+from devbox import ui
 from devbox.errors import DevboxError, ExitCode
 from devbox.version import __version__
 
@@ -72,8 +69,8 @@ def run(arguments: Sequence[str]) -> int:
             return _report_bug(arguments, trouble)
         _show(known)
         return known.exit_code
-    except Exception as bug:  # noqa: BLE001 - the last resort: nobody above could show it
-        return _report_bug(arguments, bug)
+    except Exception as trouble:  # noqa: BLE001 - the last resort: nobody above could show it
+        return _report_bug(arguments, trouble)
     return ExitCode.DONE
 
 
@@ -151,6 +148,8 @@ def _show(trouble: DevboxError) -> None:
     if trouble.hint:
         ui.note(trouble.hint)
     if os.environ.get("DEVBOX_DEBUG"):
+        import traceback
+
         ui.say(f"[{trouble.id}]\n{''.join(traceback.format_exception(trouble))}")
 
 
@@ -174,22 +173,10 @@ def _host_trouble(trouble: OSError) -> DevboxError | None:
     return None
 
 
-def _report_bug(arguments: Sequence[str], bug: BaseException) -> int:
-    text = "".join(
-        (
-            f"devbox {__version__}, Python {platform.python_version()}, {platform.platform()}\n",
-            f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  devbox {' '.join(arguments)}\n\n",
-            *traceback.format_exception(bug),
-        )
-    )
-    ui.failed(f"This is a bug in devbox: {type(bug).__name__}: {bug}")
-    try:
-        report = fs.make_private_dir(paths.state_dir() / "bugs") / time.strftime("%Y%m%d-%H%M%S.txt")
-        fs.write_atomic(report, text.encode())
-    except OSError:
-        ui.say(text)
-    else:
-        ui.note(f"Please report it with this file, which names no secrets: {report}")
+def _report_bug(arguments: Sequence[str], trouble: BaseException) -> int:
+    from devbox import bug
+
+    bug.report(arguments, trouble)
     return ExitCode.BUG
 
 

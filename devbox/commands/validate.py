@@ -12,5 +12,5 @@ def validate() -> None:
 
     project = build.load(paths.find_project(Path.cwd()))
     steps.check(project)
-    steps = len(project.machine.steps)
-    ui.done(f"{paths.DEVBOXFILE} is valid: {project.machine.box}, {steps} step{'s' * (steps != 1)}.")
+    count = len(project.machine.steps)
+    ui.done(f"{paths.DEVBOXFILE} is valid: {project.machine.box}, {count} step{'s' * (count != 1)}.")

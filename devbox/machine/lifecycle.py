@@ -7,16 +7,19 @@ The state is derived each time and never stored. Whoever calls anything but `obs
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import liveness, start
+from devbox.machine import liveness
 from devbox.machine.accelerator import Accelerator
-from devbox.machine.argv import VmSpec
-from devbox.machine.host import HostFacts
 from devbox.machine.liveness import Peek
 from devbox.share.ports import Forward
+
+if TYPE_CHECKING:
+    from devbox.machine.argv import VmSpec
+    from devbox.machine.host import HostFacts
 
 
 class State(StrEnum):
@@ -86,8 +89,10 @@ def _from_peek(seen: Peek) -> Observation:
     return Observation(State.PAUSED if paused else State.RUNNING, reason, seen.pid, seen.ssh_port, seen.declared)
 
 
-def ensure_running(record: Record, vm: VmSpec, facts: HostFacts) -> Running:
+def ensure_running(record: Record, vm: "VmSpec", facts: "HostFacts") -> Running:
     """The running machine, started if it is not. One that a previous `up` started is adopted as it is."""
+    from devbox.machine import start  # noqa: PLC0415
+
     seen = observe(record)
     if seen.state is State.PAUSED:
         resume(record)
@@ -105,7 +110,7 @@ def ensure_running(record: Record, vm: VmSpec, facts: HostFacts) -> Running:
     return _running(record, first, facts.accelerator, fresh=True)
 
 
-def _adopted(record: Record, facts: HostFacts) -> Running:
+def _adopted(record: Record, facts: "HostFacts") -> Running:
     seen = liveness.peek(record.dir.status)
     if seen is None:
         raise _obstacle(Observation(State.NOT_ANSWERING, "QEMU just ended, or does not answer"))

@@ -5,14 +5,16 @@ would change. Derived: every start writes it anew, and nothing decides liveness 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devbox import fs
 from devbox.config.model import FolderType
 from devbox.disk.record import Record
-from devbox.machine.argv import VmSpec
 from devbox.share.folders import Mount
 from devbox.share.ports import Forward
+
+if TYPE_CHECKING:
+    from devbox.machine.argv import VmSpec
 
 _RESTART = ("cpus", "memory", "network", "forwards", "mounts")
 
@@ -23,7 +25,7 @@ class Started:
     mounts: tuple[Mount, ...] = ()
 
 
-def save(record: Record, vm: VmSpec) -> None:
+def save(record: Record, vm: "VmSpec") -> None:
     fs.write_atomic(record.dir.started, _text(vm).encode())
 
 
@@ -38,14 +40,14 @@ def load(record: Record) -> Started:
         return Started()
 
 
-def differs(record: Record, vm: VmSpec) -> tuple[str, ...]:
+def differs(record: Record, vm: "VmSpec") -> tuple[str, ...]:
     """The keys of the Devboxfile that ask for something else than what runs; they take effect by a restart."""
     stored, wanted = _stored(record), json.loads(_text(vm))
     names = {"forwards": "ports", "mounts": "folders"}
     return tuple(names.get(key, key) for key in _RESTART if stored and stored.get(key) != wanted[key])
 
 
-def _text(vm: VmSpec) -> str:
+def _text(vm: "VmSpec") -> str:
     return json.dumps({key: value for key, value in asdict(vm).items() if key in _RESTART}, indent=2, default=str)
 
 
