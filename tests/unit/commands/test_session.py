@@ -64,7 +64,11 @@ def test_a_signal_reaches_the_command_and_its_status_comes_back(
     script = session.remote_script(
         ["sh", "-c", f"touch {shlex.quote(str(started))}; exec sleep 60"], None, ticket=ticket
     )
-    with subprocess.Popen([name, "-c", script], start_new_session=True) as child:
+
+    def as_on_a_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in what a shell starts in the background
+
+    with subprocess.Popen([name, "-c", script], start_new_session=True, preexec_fn=as_on_a_terminal) as child:  # noqa: PLW1509
         deadline = time.monotonic() + 20
         while not started.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
