@@ -1,83 +1,17 @@
 """The installed `devbox` command, used as a person would, on the real Debian image that the recipe builds."""
 
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-DEVBOX = Path(sys.executable).parent / "devbox"
-FIRST_BOOT = 1500  # seconds: a busy build machine without hardware virtualisation
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """A project folder and the environment of the person who works in it."""
-
-    root: Path
-    env: dict[str, str]
-
-    def devbox(self, *arguments: str, timeout: float = FIRST_BOOT, **options: Any) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [DEVBOX, *arguments],
-            cwd=self.root,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=None if "input" in options else subprocess.DEVNULL,
-            **options,
-        )
-        print(f"$ devbox {' '.join(arguments)}\n{done.stdout}{done.stderr}[exit status {done.returncode}]")
-        return done
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [DEVBOX, *arguments],
-            cwd=self.root,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def write(self, text: str) -> None:
-        (self.root / "Devboxfile").write_text(text)
+from tests.checkout import a_person
 
 
 @pytest.fixture(scope="session")
 def person() -> Iterator[dict[str, str]]:
-    """One person's folders for the whole session. The cache outlives it, so that the box is built once."""
-    base = Path(tempfile.mkdtemp(prefix="devbox-e2e-"))
-    runtime = Path(tempfile.mkdtemp(prefix="dbx-"))
-    cache = Path(os.environ.get("DEVBOX_TEST_CACHE", base / "cache")) / "devbox"
-    env = {name: value for name, value in os.environ.items() if name not in {"CI", "XDG_RUNTIME_DIR", "NO_COLOR"}}
-    env |= {
-        "HOME": str(base),
-        "DEVBOX_CACHE_DIR": str(cache),
-        "DEVBOX_STATE_DIR": str(base / "state"),
-        "DEVBOX_RUNTIME_DIR": str(runtime),
-    }
-    yield env
-    for pidfile in runtime.glob("*/qemu.pid"):
-        _end(pidfile, runtime)
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.rmtree(runtime, ignore_errors=True)
-
-
-def _end(pidfile: Path, runtime: Path) -> None:
-    """End a machine that a failed test left behind, and only that: its command line names our runtime folder."""
-    try:
-        pid = int(pidfile.read_text())
-        if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
-    except (OSError, ValueError):
-        pass
+    """One person for the whole session. Their cache may outlive it, so that the box is built once."""
+    kept = os.environ.get("DEVBOX_TEST_CACHE")
+    with a_person(Path(kept) / "devbox" if kept else None) as env:
+        yield env

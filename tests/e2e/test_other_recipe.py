@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Checkout
+from tests.checkout import Checkout
 
 pytestmark = pytest.mark.e2e
 
