@@ -8,6 +8,7 @@ import typer
 from devbox import ui
 from devbox.commands import target
 from devbox.disk import record as records
+from devbox.disk import trash
 from devbox.errors import DevboxError, ExitCode
 from devbox.machine import lifecycle
 
@@ -32,4 +33,4 @@ def destroy(
             raise typer.Exit(ExitCode.FAILED)
     with records.locked(record), ui.step(f"Destroy the machine of {record.project}"):
         lifecycle.destroy(record)
-    records.collect_trash()
+    trash.collect()

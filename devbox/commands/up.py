@@ -123,7 +123,7 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
             ui.warn(f"The machine runs with another {', '.join(waiting)} than the Devboxfile says: `devbox reload`.")
         return running
     if facts.accelerator_reason:
-        ui.warn(facts.accelerator_reason)
+        ui.warn(f"The machine is emulated, which is several times slower: {facts.accelerator_reason}")
     overlay.grow(record, machine.disk)
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])

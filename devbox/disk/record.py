@@ -9,7 +9,6 @@ import os
 import secrets
 import shlex
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from devbox.box.store import Image
 
 SCHEMA = 1
-TRASH_DAYS = 7
 _MACHINE_TYPES = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
 
 
@@ -148,29 +146,6 @@ def resized(record: Record, size: int) -> Record:
     changed = replace(record, disk_size=size)
     _write(record.dir.folder, changed)
     return changed
-
-
-def to_trash(record: Record) -> Path:
-    """Take the machine's folder out of the way in one rename; where it lies now, until `collect_trash`."""
-    trash = fs.make_private_dir(paths.trash_dir())
-    target = trash / f"{int(time.time())}-{record.id}"
-    record.dir.folder.rename(target)
-    fs.fsync_dir(record.dir.folder.parent)
-    fs.fsync_dir(trash)
-    hint.forget(record.project, record.id)
-    return target
-
-
-def collect_trash(days: float = TRASH_DAYS) -> None:
-    """Delete what has been in the trash for longer than `days`."""
-    try:
-        entries = tuple(paths.trash_dir().iterdir())
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        since, _, id = entry.name.partition("-")
-        if since.isdigit() and hint.is_id(id) and time.time() - int(since) > days * 86400:
-            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _create(project: Project, image: "Image", firmware: Firmware) -> Record:

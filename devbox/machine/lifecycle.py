@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from devbox.disk import record as records
+from devbox.disk import trash
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import liveness
@@ -152,7 +152,7 @@ def halt(record: Record, *, force: bool = False, guest_poweroff: Callable[[], No
 def destroy(record: Record) -> None:
     """Stop the machine at once, leave nothing running, and move its folder to the trash."""
     halt(record, force=True)
-    records.to_trash(record)
+    trash.discard(record)
 
 
 def resume(record: Record) -> None:

@@ -9,7 +9,7 @@ import pytest
 from devbox import paths
 from devbox.box.store import Image
 from devbox.config.model import Arch, Firmware
-from devbox.disk import hint
+from devbox.disk import hint, trash
 from devbox.disk import record as records
 from devbox.disk.record import Damaged, Record
 from devbox.errors import DevboxError
@@ -268,15 +268,15 @@ def test_destroy_is_one_rename_and_the_trash_is_collected_when_old(tmp_path: Pat
     made = make(root, image)
     other = make(tmp_path / "other", image)
     made.dir.disk.write_bytes(b"disk")
-    gone = records.to_trash(made)
+    gone = trash.discard(made)
     assert (gone / "disk.qcow2").read_bytes() == b"disk"
     assert records.all_records() == (other,)
     assert not (root / ".devbox" / "id").exists()
-    records.collect_trash()
+    trash.collect()
     assert gone.exists()
     old = gone.rename(gone.parent / f"1000-{made.id}")
     (paths.trash_dir() / "of somebody else").mkdir()
-    records.collect_trash()
+    trash.collect()
     assert not old.exists()
     assert (paths.trash_dir() / "of somebody else").exists()
     assert make(root, image).id != made.id
@@ -288,7 +288,7 @@ def test_a_lock_on_a_machine_that_is_gone_says_so_and_makes_no_folder(tmp_path: 
         with pytest.raises(DevboxError) as caught, records.locked(made, wait=0):
             pass
         assert caught.value.id == "lock.busy"
-        records.to_trash(made)
+        trash.discard(made)
     with pytest.raises(DevboxError) as caught, records.locked(made):
         pass
     assert caught.value.id == "machine.gone"
