@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from devbox import paths, ui
-from devbox.commands import approval, session, steps, target
+from devbox.commands import approval, rebuild, session, steps, target
 from devbox.config import build
 from devbox.disk import record as records
 from devbox.machine import started
@@ -26,7 +26,7 @@ def provision(
     from devbox.guest import connection
     from devbox.provision.apply import Options
 
-    project = build.load(paths.find_project(Path.cwd()))
+    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
     approval.require(project, approve)
     options = Options(check=check, diff=diff, only=tuple(only or ()), start_from=start_from, force=tuple(force or ()))
     with records.locked(target.existing()):

@@ -41,12 +41,12 @@ def up(
 
 def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto") -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval, steps
+    from devbox.commands import approval, rebuild, steps
     from devbox.config import build
     from devbox.disk import overlay, seed
     from devbox.machine import host
 
-    project = build.load(paths.find_project(folder))
+    project = rebuild.as_made(build.load(paths.find_project(folder)))
     approval.require(project, approve)
     steps.check(project)
     facts = host.probe(project.machine.arch, accel=accel)
@@ -70,19 +70,12 @@ def _image(project: Project) -> "Image":
     from devbox.config import lock
     from devbox.disk import overlay
 
+    record = records.find(project.root)
+    if record and record.dir.disk.exists():
+        return overlay.held_image(record)
     machine = project.machine
     pinned = lock.read(project.root).pinned(machine.name, machine.arch, machine.box)
-    source = catalogue.resolve(machine.box, machine.arch, pinned)
-    record = records.find(project.root)
-    if record is None or not record.dir.disk.exists():
-        return image.ensure(source)
-    asked, has = (source.traits.label, machine.arch), (record.image_label, record.arch)
-    if asked != has:
-        ui.warn(
-            f"The Devboxfile asks for {' '.join(asked)}, and the machine was made from {' '.join(has)}. "
-            "A new one is made by `devbox destroy` and `devbox up`."
-        )
-    return overlay.held_image(record)
+    return image.ensure(catalogue.resolve(machine.box, machine.arch, pinned))
 
 
 def _firmware(machine: MachineSpec, image: "Image") -> Firmware:

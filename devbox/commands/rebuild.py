@@ -1,0 +1,38 @@
+"""Edits that only a new machine could carry out: an existing one stays what it was made as, and that is said."""
+
+from dataclasses import replace
+
+from devbox import ui
+from devbox.box import catalogue
+from devbox.config.model import Project
+from devbox.disk import record as records
+from devbox.disk.record import Record
+
+
+def as_made(project: Project) -> Project:
+    """The project with the architecture and the account that its machine has, if it has one."""
+    record = records.find(project.root)
+    if record is None or not record.dir.disk.exists():
+        return project
+    if asked := _asked(project, record):
+        ui.warn(
+            f"The Devboxfile now asks for {' and '.join(asked)}; only a new machine can have that. "
+            "`devbox destroy` and `devbox up` make one, this one goes on as it is."
+        )
+    user = replace(project.machine.user, name=record.user, uid=record.uid, gid=record.gid)
+    return replace(project, machine=replace(project.machine, arch=record.arch, user=user))
+
+
+def _asked(project: Project, record: Record) -> list[str]:
+    machine = project.machine
+    label = catalogue.locate(machine.box, machine.arch).traits.label
+    user = machine.user
+    differences = (
+        (label != record.image_label, f"the box {label} (it was made from {record.image_label})"),
+        (machine.arch != record.arch, f"the architecture {machine.arch} (it is {record.arch})"),
+        (
+            (user.name, user.uid, user.gid) != (record.user, record.uid, record.gid),
+            f"the account {user.name} {user.uid}:{user.gid} (it has {record.user} {record.uid}:{record.gid})",
+        ),
+    )
+    return [words for differs, words in differences if differs]

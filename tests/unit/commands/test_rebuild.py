@@ -1,0 +1,49 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devbox.box import catalogue
+from devbox.commands import rebuild
+from devbox.config import build
+from devbox.config.model import Arch, Firmware, Project
+from devbox.disk import record as records
+from tests.unit.disk import machines
+
+TEXT = "version: 1\nbox: BOX\narch: x86_64\nuser: {name: USER}\n"
+
+
+def edited(root: Path, *, box: str = "debian-12", user: str = "dev") -> Project:
+    (root / "Devboxfile").write_text(TEXT.replace("BOX", box).replace("USER", user))
+    return build.load(root)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project whose machine was made from debian-12."""
+    root = tmp_path / "project"
+    root.mkdir()
+    project = edited(root)
+    plain = machines.image(tmp_path / "store")
+    label = catalogue.locate(project.machine.box, Arch.X86_64).traits.label
+    record = records.ensure(project, replace(plain, traits=replace(plain.traits, label=label)), Firmware.BIOS)
+    record.dir.disk.touch()
+    return root
+
+
+def test_an_unchanged_file_says_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = edited(root)
+    assert rebuild.as_made(project) == project
+    assert capsys.readouterr().err == ""
+
+
+def test_another_account_waits_for_a_new_machine(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rebuild.as_made(edited(root, user="ann")).machine.user.name == "dev"
+    told = capsys.readouterr().err
+    assert "the account ann" in told
+    assert "devbox destroy" in told
+
+
+def test_another_box_waits_too(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rebuild.as_made(edited(root, box="debian-13"))
+    assert "debian-13" in capsys.readouterr().err
