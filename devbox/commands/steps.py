@@ -72,9 +72,11 @@ def carry_out(
     if not chosen.check:
         outcome.remember(record, summary=report.summary, ok=report.ok)
         fs.append_event(record.dir.log, event="provision", outcome=report.summary)
+        host = openssh.host_alias(record.name)
         if report.changed:
             # The kept connection of `run` and `ssh` has the groups and the environment of before.
-            openssh.drop_control(record.dir.ssh_config, openssh.host_alias(record.name))
+            openssh.drop_control(record.dir.ssh_config, host)
+        openssh.warm_control(record.dir.ssh_config, host)
     return report
 
 

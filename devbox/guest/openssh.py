@@ -72,6 +72,17 @@ def ssh_argv(ssh_config: Path, host: str, remote: str = "", *, terminal: bool = 
     return [*argv, "--", remote] if remote else argv
 
 
+def warm_control(ssh_config: Path, host: str) -> None:
+    """Begin the control connection that the next copy, `run` or `ssh` will find, and do not wait for it.
+
+    It ends by itself with the guest, or after the time in the ssh_config.
+    """
+    ssh = proc.find_tool("ssh", hint=_HINT)
+    if proc.run([ssh, "-F", ssh_config, "-O", "check", host], timeout=10).status != 0:
+        with Path(os.devnull).open("wb") as nowhere:
+            proc.start([ssh, "-F", ssh_config, "-o", "BatchMode=yes", "-T", host, "--", "true"], log=nowhere)
+
+
 def drop_control(ssh_config: Path, host: str) -> None:
     """End the control connection, if there is one: a session over an old one lacks the user's new groups."""
     proc.run([proc.find_tool("ssh", hint=_HINT), "-F", ssh_config, "-O", "exit", host], timeout=10)

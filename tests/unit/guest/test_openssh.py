@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_it_keeps_a_connection_for_the_next_and_drops_it_when_told(machine: Path
     openssh.drop_control(machine, "devbox-hello")
     check = proc.run(["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"], timeout=30)
     assert check.status != 0
+
+
+def test_a_connection_can_be_begun_before_it_is_needed(machine: Path, server: Server) -> None:
+    openssh.drop_control(machine, "devbox-hello")
+    openssh.warm_control(machine, "devbox-hello")
+    deadline = time.monotonic() + 30
+    check = ["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"]
+    while proc.run(check, timeout=30).status != 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    before = server.log.read_text().count("Accepted publickey")
+    assert ssh(machine, "echo warm").text == "warm\n"
+    openssh.warm_control(machine, "devbox-hello")
+    assert server.log.read_text().count("Accepted publickey") == before
 
 
 def test_the_user_s_own_ssh_folder_is_neither_read_nor_written(machine: Path, devbox_dirs: Path) -> None:
