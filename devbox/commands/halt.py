@@ -1,11 +1,12 @@
 """`devbox halt`: the stop ladder, from the power button down to the plug."""
 
+import functools
 from typing import Annotated
 
 import typer
 
 from devbox import ui
-from devbox.commands import target
+from devbox.commands import session, target
 from devbox.disk import record as records
 from devbox.machine import lifecycle
 from devbox.machine.lifecycle import State
@@ -21,5 +22,5 @@ def halt(
             ui.done("The machine is stopped already.")
             return
         with ui.step("Shut the machine down"):
-            lifecycle.halt(record, force=force)
+            lifecycle.halt(record, force=force, guest_poweroff=functools.partial(session.power_off, record))
     ui.note("Start it again with `devbox up`.")

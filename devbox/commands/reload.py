@@ -1,12 +1,13 @@
 """`devbox reload`: a shutdown and a start, so that restart-class edits of the Devboxfile take effect."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from devbox import paths, ui
-from devbox.commands import target
+from devbox.commands import session, target
 from devbox.commands.up import bring_up
 from devbox.disk import record as records
 from devbox.machine import lifecycle
@@ -25,5 +26,5 @@ def reload(
     with records.locked(record):
         if lifecycle.observe(record).state is not State.STOPPED:
             with ui.step("Shut the machine down"):
-                lifecycle.halt(record, force=False)
+                lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
     bring_up(Path.cwd(), provision=provision, approve=approve)

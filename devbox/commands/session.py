@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from devbox import proc
 from devbox.commands import target
 from devbox.disk.record import Record
 from devbox.guest import openssh
@@ -37,9 +38,20 @@ def endpoint(record: Record, seen: Observation) -> Endpoint:
 def current() -> Session:
     """The session that `ssh` and `run` open, with its ssh_config written for the port of this very run of QEMU."""
     record, seen = target.running()
-    host = openssh.write_ssh_config(record.dir.ssh_config, endpoint(record, seen), record.name, record.dir.runtime)
+    config, where = record.dir.ssh_config, endpoint(record, seen)
+    # As `up` decided it. The Devboxfile is not read here: a mistake in it must not keep anyone out.
+    agent = config.exists() and "ForwardAgent yes" in config.read_text()
+    host = openssh.write_ssh_config(config, where, record.name, record.dir.runtime, forward_agent=agent)
     folder = folders.guest_folder(started.load(record).mounts, Path.cwd())
     return Session(record.dir.ssh_config, host, str(folder) if folder else None)
+
+
+def power_off(record: Record) -> None:
+    """Ask the guest to shut down, which is the second rung of the stop ladder; whether it heard shows by itself."""
+    if record.dir.ssh_config.exists():
+        words = "sudo -n systemctl poweroff || sudo -n poweroff"
+        argv = openssh.ssh_argv(record.dir.ssh_config, openssh.host_alias(record.name), words)
+        proc.run(argv, timeout=30)
 
 
 def has_terminal() -> bool:
