@@ -16,7 +16,7 @@ from devbox.machine import lifecycle
 def destroy(
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
 ) -> None:
-    """Delete the machine and its disk; the box stays in the store."""
+    """Delete the machine and its disk; the box stays."""
     record = target.existing()
     disk = record.dir.disk
     size = ui.size(disk.stat().st_blocks * 512) if disk.exists() else "no disk yet"

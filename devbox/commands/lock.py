@@ -16,7 +16,7 @@ def lock(
         str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
     ] = "",
 ) -> None:
-    """Pin the boxes that have no published digest, in Devboxfile.lock."""
+    """Pin the images that have no published digest."""
     from devbox.box import catalogue, image
     from devbox.commands import approval
     from devbox.commands.box import parse_arch

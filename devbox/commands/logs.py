@@ -20,7 +20,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what is added (--serial).")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines from the end; 0 for all.")] = 0,
 ) -> None:
-    """Show what devbox did, a step's output, or the machine's console."""
+    """Show what devbox, a step or the console said."""
     record = target.existing()
     if step:
         _step_log(step, lines)

@@ -22,7 +22,7 @@ def provision(
     force: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This step even if unchanged.")] = None,
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
 ) -> None:
-    """Bring the running machine in line with the Devboxfile's steps."""
+    """Carry out the steps that the machine still needs."""
     from devbox.guest import connection
     from devbox.provision.apply import Options
 

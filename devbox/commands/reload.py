@@ -18,7 +18,7 @@ def reload(
     provision: Annotated[bool, typer.Option(help="Run the provisioning steps as well.")] = True,
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
 ) -> None:
-    """Restart the machine, with the Devboxfile as it is now."""
+    """Restart the machine as the Devboxfile now says."""
     from devbox.config import build
 
     build.load(paths.find_project(Path.cwd()))  # A mistake in the file must not cost the running machine.

@@ -7,7 +7,7 @@ from devbox.machine import lifecycle
 
 
 def resume() -> None:
-    """Let a machine go on that was paused, for example by a full disk."""
+    """Let a machine go on that a full disk has paused."""
     record = target.existing()
     with records.locked(record):
         lifecycle.resume(record)

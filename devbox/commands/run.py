@@ -24,7 +24,7 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="The command and its arguments.")],
     cwd: Annotated[str, typer.Option("--cwd", help="The guest folder to run it in.", metavar="DIR")] = "",
 ) -> None:
-    """Run a command in the machine and pass its exit status on."""
+    """Run a command in the machine, as if it were here."""
     open_session = session.current()
     folder = cwd or open_session.folder
     if session.has_terminal():

@@ -12,7 +12,7 @@ def ssh(
     command: Annotated[str, typer.Option("--command", "-c", help="Run this instead of a shell.", metavar="CMD")] = "",
     plain: Annotated[bool, typer.Option("--home", help="Land in the home folder.")] = False,
 ) -> None:
-    """Open a shell in the machine, in the folder that matches this one."""
+    """Open a shell in the machine, in this folder."""
     open_session = session.current()
     folder = None if plain else open_session.folder
     words = ("/bin/sh", "-c", command)

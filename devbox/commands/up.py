@@ -34,7 +34,7 @@ def up(
     ] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
 ) -> None:
-    """Create, start and provision the machine, as far as that is still to do."""
+    """Create, start and provision the machine."""
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
     bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)
 

@@ -6,7 +6,7 @@ from devbox import paths, ui
 
 
 def validate() -> None:
-    """Check the Devboxfile and list every mistake with its line."""
+    """Check the Devboxfile: every mistake with its line."""
     from devbox.commands import steps
     from devbox.config import build
 
