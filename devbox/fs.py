@@ -4,7 +4,6 @@ The pattern everywhere: make aside, fsync, rename (or link), fsync the folder.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import tempfile
@@ -62,6 +61,8 @@ def publish(aside: Path, path: Path) -> None:
 
 def sha256_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     """The hexadecimal sha256 of the file; `on_bytes` hears of each chunk's length."""
+    import hashlib  # noqa: PLC0415
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

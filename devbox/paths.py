@@ -3,10 +3,10 @@
 Names only: nothing here creates, reads or writes a file, except that `runtime_root` proves who owns the folder.
 """
 
-import hashlib
 import os
 import stat
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,7 +172,7 @@ class MachineDir:
         return self.runtime / "qemu.pid"
 
     def virtiofs(self, tag: str) -> Path:
-        return self.runtime / f"{hashlib.sha256(tag.encode()).hexdigest()[:6]}.fs"
+        return self.runtime / f"{zlib.crc32(tag.encode()):08x}.fs"
 
 
 def find_project(start: Path) -> Path:

@@ -14,7 +14,7 @@ from devbox.guest import openssh
 from devbox.machine.lifecycle import Observation
 from devbox.provision import apply, settings
 from devbox.provision.apply import Context, Options, Report
-from devbox.share import folders
+from devbox.share import transfer
 from devbox.share.folders import Mount
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def bring_folders(project: Project, record: Record, seen: Observation, mounts: S
     agent = project.machine.forward_agent
     where = session.endpoint(record, seen)
     openssh.write_ssh_config(record.dir.ssh_config, where, record.name, record.dir.runtime, forward_agent=agent)
-    folders.push(mounts, record.dir.ssh_config)
+    transfer.push(mounts, record.dir.ssh_config)
 
 
 def check(project: Project) -> None:

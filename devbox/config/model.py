@@ -5,41 +5,15 @@ Sizes are bytes, durations seconds, paths absolute where they are the host's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-
-class Arch(StrEnum):
-    X86_64 = "x86_64"
-    AARCH64 = "aarch64"
-
-
-class Firmware(StrEnum):
-    AUTO = "auto"
-    BIOS = "bios"
-    UEFI = "uefi"
-
-
-class Network(StrEnum):
-    INTERNET = "internet"
-    NONE = "none"
-    HOST = "host"
-
-
-class FolderType(StrEnum):
-    AUTO = "auto"
-    VIRTIOFS = "virtiofs"
-    NINEP = "9p"
-    RSYNC = "rsync"
-
-
-class When(StrEnum):
-    CHANGED = "changed"
-    ALWAYS = "always"
-    ONCE = "once"
-    MANUAL = "manual"
+from devbox.config.choices import Arch as Arch
+from devbox.config.choices import Firmware as Firmware
+from devbox.config.choices import FolderType as FolderType
+from devbox.config.choices import Network as Network
+from devbox.config.choices import When as When
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ its machine and a copied one never shares it. A folder appears under its final n
 
 import json
 import os
-import secrets
 import shlex
 import shutil
 import uuid
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devbox import fs, paths, ui
-from devbox.config.model import Arch, Firmware, Project
+from devbox.config.choices import Arch, Firmware
 from devbox.disk import hint, keys
 from devbox.errors import DevboxError
 from devbox.paths import MachineDir
 
 if TYPE_CHECKING:
     from devbox.box.store import Image
+    from devbox.config.model import Project
 
 SCHEMA = 1
 _MACHINE_TYPES = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
@@ -113,7 +113,7 @@ def find(project_root: Path, machine: str = "default") -> Record | None:
     return None
 
 
-def ensure(project: Project, image: "Image", firmware: Firmware) -> Record:
+def ensure(project: "Project", image: "Image", firmware: Firmware) -> Record:
     """The record of the project's machine, made if there is none. `firmware` is resolved: BIOS or UEFI.
 
     Raises what `find` raises, and `disk.too-small` before anything is made.
@@ -148,14 +148,14 @@ def resized(record: Record, size: int) -> Record:
     return changed
 
 
-def _create(project: Project, image: "Image", firmware: Firmware) -> Record:
+def _create(project: "Project", image: "Image", firmware: Firmware) -> Record:
     spec, traits = project.machine, image.traits
     check_size(spec.disk, image.virtual_size)
     for one in all_records():
         if isinstance(one, Damaged):
             ui.warn(f"The machine {one.id} is damaged ({one.reason}) and may have been this project's: {one.folder}")
     _sweep()
-    id = secrets.token_hex(6)
+    id = os.urandom(6).hex()
     aside = fs.make_private_dir(paths.machines_dir() / f".new-{id}")
     info = project.root.stat()
     record = Record(
@@ -176,7 +176,7 @@ def _create(project: Project, image: "Image", firmware: Firmware) -> Record:
         machine_type=_MACHINE_TYPES[spec.arch],
         disk_size=spec.disk,
         uuid=str(uuid.uuid4()),
-        mac="52:54:00:" + secrets.token_bytes(3).hex(":"),  # QEMU's own prefix
+        mac="52:54:00:" + os.urandom(3).hex(":"),  # QEMU's own prefix
         user=spec.user.name,
         uid=spec.user.uid,
         gid=spec.user.gid,

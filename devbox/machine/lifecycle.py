@@ -13,7 +13,6 @@ from devbox.disk import trash
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import liveness
-from devbox.machine.accelerator import Accelerator
 from devbox.machine.liveness import Peek
 from devbox.share.ports import Forward
 
@@ -46,7 +45,6 @@ class Running:
     observation: Observation
     ssh_port: int
     fresh: bool  # it was started just now
-    accelerator: Accelerator
 
 
 # QEMU's run states in which the guest stands still, and what to say about them.
@@ -98,34 +96,33 @@ def ensure_running(record: Record, vm: "VmSpec", facts: "HostFacts") -> Running:
         resume(record)
         seen = observe(record)
     if seen.state is State.RUNNING:
-        return _adopted(record, facts)
+        return _adopted(record)
     if seen.state is not State.STOPPED:
         raise _obstacle(seen)
     try:
         first = start.start(vm, facts)
     except DevboxError as failed:
         if failed.id == "machine.starting" and observe(record).state is State.RUNNING:
-            return _adopted(record, facts)
+            return _adopted(record)
         raise
-    return _running(record, first, facts.accelerator, fresh=True)
+    return _running(record, first, fresh=True)
 
 
-def _adopted(record: Record, facts: "HostFacts") -> Running:
+def _adopted(record: Record) -> Running:
     seen = liveness.peek(record.dir.status)
     if seen is None:
         raise _obstacle(Observation(State.NOT_ANSWERING, "QEMU just ended, or does not answer"))
-    emulated = facts.accelerator if facts.accelerator is not Accelerator.KVM else Accelerator.TCG
-    return _running(record, seen, Accelerator.KVM if seen.kvm else emulated, fresh=False)
+    return _running(record, seen, fresh=False)
 
 
-def _running(record: Record, seen: Peek, accelerator: Accelerator, *, fresh: bool) -> Running:
+def _running(record: Record, seen: Peek, *, fresh: bool) -> Running:
     if seen.ssh_port is None:
         raise DevboxError(
             "machine.no-ssh-port",
             "The running QEMU does not forward a port to the machine's SSH.",
             hint="Start it anew with `devbox reload`.",
         )
-    return Running(record, _from_peek(seen), seen.ssh_port, fresh, accelerator)
+    return Running(record, _from_peek(seen), seen.ssh_port, fresh)
 
 
 def _obstacle(seen: Observation) -> DevboxError:

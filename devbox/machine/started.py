@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from devbox import fs
-from devbox.config.model import FolderType
+from devbox.config.choices import FolderType
 from devbox.disk.record import Record
 from devbox.share.folders import Mount
 from devbox.share.ports import Forward

@@ -4,16 +4,18 @@ virtiofs and 9p show the host's own files and are mounted after boot; rsync fold
 over OpenSSH, and as a tar stream where either side has no rsync, so that any image works.
 """
 
-import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from devbox import ui
-from devbox.config.model import Folder, FolderType, MachineSpec
+from devbox.config.choices import FolderType
 from devbox.errors import DevboxError, ExitCode
-from devbox.share import transfer
+
+if TYPE_CHECKING:
+    from devbox.config.model import Folder, MachineSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +41,10 @@ class Mount:
     reason: str = ""
 
 
-def plan(machine: MachineSpec, lacks: Iterable[str], support: FolderSupport) -> tuple[Mount, ...]:
+def plan(machine: "MachineSpec", lacks: Iterable[str], support: FolderSupport) -> tuple[Mount, ...]:
     """One mount a folder, in order. Raises `folder.impossible` for a type that was asked for and cannot be."""
     missing = frozenset(lacks)
     return tuple(_mount(folder, machine, missing, support) for folder in machine.folders)
-
-
-def push(mounts: Sequence[Mount], ssh_config: Path) -> None:
-    """Copy the rsync folders into the guest that `ssh_config` describes; the other types need none.
-
-    Raises `folder.missing` and `folder.copy-failed`.
-    """
-    for mount in mounts:
-        if mount.type is not FolderType.RSYNC:
-            continue
-        if not mount.host.is_dir():
-            raise DevboxError(
-                "folder.missing",
-                f"The folder {mount.host} does not exist.",
-                hint=f"Make it, or take it out of `folders` in the Devboxfile (it goes to {mount.guest}).",
-            )
-        with ui.step(f"Copy {mount.host} to {mount.guest}"):
-            transfer.copy(mount.host, mount.guest, mount.ignore, ssh_config)
 
 
 def guest_folder(mounts: Sequence[Mount], host_cwd: Path) -> PurePosixPath | None:
@@ -72,7 +56,7 @@ def guest_folder(mounts: Sequence[Mount], host_cwd: Path) -> PurePosixPath | Non
     return nearest.guest / PurePosixPath(host_cwd.relative_to(nearest.host))
 
 
-def _mount(folder: Folder, machine: MachineSpec, lacks: frozenset[str], support: FolderSupport) -> Mount:
+def _mount(folder: "Folder", machine: "MachineSpec", lacks: frozenset[str], support: FolderSupport) -> Mount:
     obstacles = {
         FolderType.VIRTIOFS: _virtiofs_obstacle(lacks, support, readonly=folder.readonly),
         FolderType.NINEP: _ninep_obstacle(lacks, support),
@@ -89,11 +73,11 @@ def _mount(folder: Folder, machine: MachineSpec, lacks: frozenset[str], support:
         )
     else:
         chosen, reason = folder.type, "as the Devboxfile says"
-    tag = "devbox" + hashlib.sha256(os.fspath(folder.guest).encode()).hexdigest()[:8]  # 9p allows 31 bytes
+    tag = f"devbox{zlib.crc32(os.fspath(folder.guest).encode()):08x}"  # 9p allows 31 bytes
     return Mount(tag, folder.host, folder.guest, chosen, folder.readonly, folder.ignore, reason)
 
 
-def _choose(obstacles: dict[FolderType, str], machine: MachineSpec, support: FolderSupport) -> tuple[FolderType, str]:
+def _choose(obstacles: dict[FolderType, str], machine: "MachineSpec", support: FolderSupport) -> tuple[FolderType, str]:
     able = [kind for kind in (FolderType.VIRTIOFS, FolderType.NINEP) if not obstacles[kind]]
     if not able:
         return FolderType.RSYNC, "; ".join(obstacles[kind] for kind in (FolderType.VIRTIOFS, FolderType.NINEP))

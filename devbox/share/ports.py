@@ -4,15 +4,18 @@ Call it for a machine that is about to start: one that runs holds its own ports,
 """
 
 import errno
-import hashlib
 import socket
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from devbox.config.model import Port
 from devbox.errors import DevboxError
+
+if TYPE_CHECKING:
+    from devbox.config.model import Port
 
 FIRST, LAST = 20000, 59999  # where a host port is picked that the Devboxfile leaves open
 _PROC = Path("/proc")
@@ -28,7 +31,7 @@ class Forward:
 
 
 def plan(
-    ports: Sequence[Port],
+    ports: Sequence["Port"],
     machine_id: str,
     is_free: Callable[[str, int, str], bool],
     holder: Callable[[int, str], str] | None = None,
@@ -85,13 +88,12 @@ def who_holds(port: int, protocol: str) -> str:
     return ", ".join(holders)
 
 
-def _candidates(machine_id: str, port: Port) -> Iterator[int]:
-    seed = hashlib.sha256(f"{machine_id}:{port.protocol}:{port.guest}".encode()).digest()
-    start, count = int.from_bytes(seed[:8]), LAST - FIRST + 1
+def _candidates(machine_id: str, port: "Port") -> Iterator[int]:
+    start, count = zlib.crc32(f"{machine_id}:{port.protocol}:{port.guest}".encode()), LAST - FIRST + 1
     return (FIRST + (start + step) % count for step in range(count))
 
 
-def _taken(ports: Sequence[Port], holder: Callable[[int, str], str]) -> DevboxError:
+def _taken(ports: Sequence["Port"], holder: Callable[[int, str], str]) -> DevboxError:
     lines = []
     for port in ports:
         assert port.host is not None

@@ -14,12 +14,32 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from devbox import proc, ui
+from devbox.config.choices import FolderType
 from devbox.errors import DevboxError
+from devbox.share.folders import Mount
 
 ALWAYS_LEFT_OUT = "/.devbox/"
 _NO_RSYNC = "devbox: no rsync here"
 _PARTIAL, _VANISHED = 23, 24  # rsync's exit codes: some files could not be read; some were deleted meanwhile
 _HINT = "Install the OpenSSH client (Debian, Ubuntu: `apt install openssh-client`)."
+
+
+def push(mounts: Sequence[Mount], ssh_config: Path) -> None:
+    """Copy the rsync folders into the guest that `ssh_config` describes; the other types need none.
+
+    Raises `folder.missing` and `folder.copy-failed`.
+    """
+    for mount in mounts:
+        if mount.type is not FolderType.RSYNC:
+            continue
+        if not mount.host.is_dir():
+            raise DevboxError(
+                "folder.missing",
+                f"The folder {mount.host} does not exist.",
+                hint=f"Make it, or take it out of `folders` in the Devboxfile (it goes to {mount.guest}).",
+            )
+        with ui.step(f"Copy {mount.host} to {mount.guest}"):
+            copy(mount.host, mount.guest, mount.ignore, ssh_config)
 
 
 def copy(host: Path, guest: PurePosixPath, ignore: Sequence[str], ssh_config: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from devbox.config.model import Arch, BoxRef, Folder, FolderType, MachineSpec, User
 from devbox.errors import DevboxError
-from devbox.share import folders
+from devbox.share import folders, transfer
 from devbox.share.folders import FolderSupport, Mount
 
 RUST = FolderSupport(virtiofsd=Path("/usr/libexec/virtiofsd"), virtiofsd_unprivileged=True, ninep=True, uid=1000)
@@ -89,7 +89,7 @@ def test_a_host_folder_is_found_in_the_guest() -> None:
 
 def test_a_missing_folder_is_told_and_other_types_are_not_copied(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    folders.push([Mount("a", gone, PurePosixPath("/w"), FolderType.VIRTIOFS)], tmp_path / "no config")
+    transfer.push([Mount("a", gone, PurePosixPath("/w"), FolderType.VIRTIOFS)], tmp_path / "no config")
     with pytest.raises(DevboxError) as caught:
-        folders.push([Mount("a", gone, PurePosixPath("/w"), FolderType.RSYNC)], tmp_path / "no config")
+        transfer.push([Mount("a", gone, PurePosixPath("/w"), FolderType.RSYNC)], tmp_path / "no config")
     assert caught.value.id == "folder.missing"

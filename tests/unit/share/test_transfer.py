@@ -10,7 +10,7 @@ from devbox import proc
 from devbox.config.model import FolderType
 from devbox.errors import DevboxError
 from devbox.guest import openssh
-from devbox.share import folders, transfer
+from devbox.share import transfer
 from devbox.share.folders import Mount
 from tests.unit.guest import sshd
 
@@ -43,7 +43,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def push(guest: Path, host: Path, there: Path, *ignore: str) -> None:
-    folders.push([Mount("tag", host, PurePosixPath(there), FolderType.RSYNC, ignore=ignore)], guest)
+    transfer.push([Mount("tag", host, PurePosixPath(there), FolderType.RSYNC, ignore=ignore)], guest)
 
 
 def fill(folder: Path) -> None:
