@@ -1,5 +1,7 @@
 """`devbox box …`: the catalogue and the store of images, for people."""
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -82,7 +84,8 @@ def add(
         ui.warn("No digest was given: compare this one with what the publisher says.")
     more = "" if format == "qcow2" else f", format: {format}"
     ui.done(f"In the store: {added.path} ({ui.size(added.virtual_size)} disk)")
-    ui.emit(f"box: {{{'url' if is_url else 'path'}: {image}, sha256: {digest.value}{more}}}")
+    where = json.dumps(image if is_url else os.path.abspath(image), ensure_ascii=False)  # noqa: PTH100
+    ui.emit(f"box: {{{'url' if is_url else 'path'}: {where}, sha256: {digest.value}{more}}}")
 
 
 @app.command()
@@ -124,11 +127,15 @@ def verify() -> None:
 @app.command()
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    empty_trash: Annotated[bool, typer.Option("--trash", help="Give up destroyed machines first, for good.")] = False,
 ) -> None:
     """Remove the images that no machine uses, unfinished downloads and damaged files."""
     from devbox.box import prune as pruning
     from devbox.disk import record as records
+    from devbox.disk import trash
 
+    if not dry_run:
+        trash.collect(0 if empty_trash else trash.KEPT_DAYS)
     in_use = {found.image for found in records.all_records() if isinstance(found, records.Record)}
     _say_pruned(pruning.prune(in_use, dry_run=dry_run), dry_run=dry_run)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from devbox import ui
+from devbox import paths, ui
 from devbox.commands import target
 from devbox.disk import record as records
 from devbox.disk import trash
@@ -34,3 +34,6 @@ def destroy(
     with records.locked(record), ui.step(f"Destroy the machine of {record.project}"):
         lifecycle.destroy(record)
     trash.collect()
+    ui.note(
+        f"Its disk is kept for {trash.KEPT_DAYS} days in {paths.trash_dir()}; `devbox box prune --trash` frees it now."
+    )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from devbox import ui
 from devbox.box import catalogue
-from devbox.config.model import Project
+from devbox.config.model import Firmware, Project
 from devbox.disk import record as records
 from devbox.disk.record import Record
 
@@ -19,8 +19,10 @@ def as_made(project: Project) -> Project:
             f"The Devboxfile now asks for {' and '.join(asked)}; only a new machine can have that. "
             "`devbox destroy` and `devbox up` make one, this one goes on as it is."
         )
-    user = replace(project.machine.user, name=record.user, uid=record.uid, gid=record.gid)
-    return replace(project, machine=replace(project.machine, arch=record.arch, user=user))
+    machine = project.machine
+    user = replace(machine.user, name=record.user, uid=record.uid, gid=record.gid)
+    boxes = {**machine.boxes, record.arch: machine.boxes.get(record.arch, machine.box)}
+    return replace(project, machine=replace(machine, arch=record.arch, boxes=boxes, user=user))
 
 
 def _asked(project: Project, record: Record) -> list[str]:
@@ -29,6 +31,10 @@ def _asked(project: Project, record: Record) -> list[str]:
     user = machine.user
     differences = (
         (label != record.image_label, f"the box {label} (it was made from {record.image_label})"),
+        (
+            machine.firmware not in {Firmware.AUTO, record.firmware},
+            f"the firmware {machine.firmware} (it boots by {record.firmware})",
+        ),
         (machine.arch != record.arch, f"the architecture {machine.arch} (it is {record.arch})"),
         (
             (user.name, user.uid, user.gid) != (record.user, record.uid, record.gid),

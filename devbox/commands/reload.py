@@ -17,14 +17,23 @@ from devbox.machine.lifecycle import State
 def reload(
     provision: Annotated[bool, typer.Option(help="Run the provisioning steps as well.")] = True,
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
+    accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
 ) -> None:
     """Restart the machine as the Devboxfile now says."""
+    from devbox.commands import approval, rebuild, steps
     from devbox.config import build
+    from devbox.disk import overlay
+    from devbox.machine import host
 
-    build.load(paths.find_project(Path.cwd()))  # A mistake in the file must not cost the running machine.
+    # What `up` would refuse must be found before it costs the running machine.
+    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
+    approval.require(project, approve)
+    steps.check(project)
     record = target.existing()
+    overlay.refuse_to_shrink(record, project.machine.disk)
+    host.probe(project.machine.arch, accel=accel)
     with records.locked(record):
         if lifecycle.observe(record).state is not State.STOPPED:
             with ui.step("Shut the machine down"):
                 lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
-    bring_up(Path.cwd(), provision=provision, approve=approve)
+    bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from devbox import paths, ui
-from devbox.commands import outcome
+from devbox.commands import outcome, target
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.machine import lifecycle, started
@@ -64,7 +64,7 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
 
 
 def _next_command(state: State) -> str:
-    return {State.RUNNING: "devbox ssh", State.PAUSED: "devbox resume"}.get(state, "devbox up")
+    return target.NEXT.get(state, "devbox up")
 
 
 def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devbox import fs, ui
@@ -12,7 +13,7 @@ from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
 from devbox.machine.lifecycle import Observation
-from devbox.provision import apply, settings
+from devbox.provision import apply, rendering, settings
 from devbox.provision.apply import Context, Options, Report
 from devbox.share import transfer
 from devbox.share.folders import Mount
@@ -31,6 +32,7 @@ def bring_folders(project: Project, record: Record, seen: Observation, mounts: S
 
 def check(project: Project) -> None:
     """Find the mistakes that no schema sees (a missing `src`, a broken template) before a machine is touched."""
+    rendering.check(project.machine.message, "`message`")
     apply.bind(project.machine.steps, project.root, project.machine.user.name)
 
 
@@ -50,16 +52,24 @@ def carry_out(
     record: Record,
     seen: Observation,
     mounts: Sequence[Mount],
+    *,
+    slowdown: float,
     options: Options | None = None,
 ) -> Report:
-    """The steps, carried out in the guest. Raises what `apply.provision` raises."""
+    """The steps, carried out in the guest. `slowdown` stretches time limits. Raises what `apply.provision` raises."""
     chosen = options or Options()
+    ports = port_numbers(project, seen)
+    # A named port is known in the machine too, by the number it has on this computer.
+    variables = {f"DEVBOX_PORT_{name.upper().replace('-', '_')}": str(number) for name, number in ports.items()}
+    env = {**variables, **project.machine.env}
+    project = replace(project, machine=replace(project.machine, env=env))
     context = Context(
         project_root=project.root,
         project_name=project.name,
         machine=project.machine,
         run_user=record.user,
-        ports=port_numbers(project, seen),
+        ports=ports,
+        slowdown=slowdown,
         proxies=settings.proxy_environment(project.machine.proxy, os.environ),
     )
     try:
@@ -95,8 +105,6 @@ def farewell(project: Project, seen: Observation) -> None:
     if not project.machine.message:
         ui.note("The machine is ready: `devbox ssh`.")
         return
-    from devbox.provision import rendering
-
     names = {
         "name": project.name,
         "hostname": project.machine.hostname,

@@ -9,6 +9,14 @@ from devbox.errors import DevboxError
 from devbox.machine import lifecycle
 from devbox.machine.lifecycle import Observation, State
 
+# What to type next; elsewhere it is `devbox up`.
+NEXT = {
+    State.RUNNING: "devbox ssh",
+    State.PAUSED: "devbox resume",
+    State.NOT_ANSWERING: "devbox halt --force",
+    State.DAMAGED: "devbox destroy",
+}
+
 
 def existing() -> Record:
     """The record of this project's machine. Raises `project.missing` and `machine.missing`."""
@@ -29,6 +37,6 @@ def running() -> tuple[Record, Observation]:
     seen = lifecycle.observe(record)
     if seen.state is not State.RUNNING or seen.ssh_port is None:
         reason = f" ({seen.reason})" if seen.reason else ""
-        hint = "Let it go on with `devbox resume`." if seen.state is State.PAUSED else "Start it with `devbox up`."
+        hint = f"Go on with `{NEXT.get(seen.state, 'devbox up')}`."
         raise DevboxError("machine.not-running", f"The machine is {seen.state}{reason}.", hint=hint)
     return record, seen

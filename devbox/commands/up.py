@@ -44,7 +44,7 @@ def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: 
     from devbox.commands import approval, rebuild, steps
     from devbox.config import build
     from devbox.disk import overlay, seed
-    from devbox.machine import host
+    from devbox.machine import host, started
 
     project = rebuild.as_made(build.load(paths.find_project(folder)))
     approval.require(project, approve)
@@ -57,10 +57,11 @@ def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: 
         seed.ensure(record, project.machine)
         vm = _virtual_machine(project.machine, record, facts)
         running = _start(record, project.machine, vm, facts)
+        mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
         with _reach(running, facts) as guest:
-            steps.bring_folders(project, record, running.observation, vm.mounts)
+            steps.bring_folders(project, record, running.observation, mounts)
             if provision:
-                steps.carry_out(guest, project, record, running.observation, vm.mounts)
+                steps.carry_out(guest, project, record, running.observation, mounts, slowdown=facts.slowdown)
     steps.farewell(project, running.observation)
 
 
@@ -109,6 +110,7 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
     from devbox.disk import overlay
     from devbox.machine import lifecycle, started
 
+    overlay.refuse_to_shrink(record, machine.disk)
     if lifecycle.observe(record).state is not lifecycle.State.STOPPED:
         running = lifecycle.ensure_running(record, vm, facts)
         waiting = started.differs(record, vm) + (("disk",) if machine.disk != record.disk_size else ())
@@ -141,5 +143,5 @@ def _reach(running: "Running", facts: "HostFacts") -> "FabricGuest":
     endpoint = session.endpoint(record, running.observation)
     if not running.fresh:
         with suppress(DevboxError):  # It may still be booting, if an earlier `up` was interrupted.
-            return connection.connect(endpoint, 20 * facts.slowdown)
+            return connection.connect(endpoint, 5.0)
     return ready.wait(endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=ended)

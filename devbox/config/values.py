@@ -68,7 +68,7 @@ def duration(value: float | str) -> float:
 
 
 def port(value: int | str | Mapping[str, Any]) -> Port:
-    if isinstance(value, str | int):
+    if not isinstance(value, Mapping):
         found = _PORT.match(str(value))
         if not found:
             raise Mistake(f"{show(value)} is not a port")
@@ -88,6 +88,8 @@ def port(value: int | str | Mapping[str, Any]) -> Port:
         if number is not None and not 1 <= number <= 65535:
             raise Mistake(f"a port is a number from 1 to 65535, not {number}")
     address(made.bind)
+    if ":" in made.bind:
+        raise Mistake(f"{show(made.bind)} is an IPv6 address, and QEMU forwards from IPv4 addresses only")
     return made
 
 

@@ -69,13 +69,7 @@ def grow(record: Record, size: int) -> Record:
 
     Raises `disk.shrink`, and `disk.grow-failed` while the machine runs.
     """
-    if size < record.disk_size:
-        raise DevboxError(
-            "disk.shrink",
-            f"The disk has {ui.size(record.disk_size)} and cannot shrink to {ui.size(size)}.",
-            hint="Set `disk` back, or make the machine anew: `devbox destroy`, then `devbox up`.",
-            exit_code=ExitCode.USAGE,
-        )
+    refuse_to_shrink(record, size)
     if size == record.disk_size:
         return record
     done = proc.run([_qemu_img(), "resize", "-q", "-f", "qcow2", record.dir.disk, str(size)], timeout=120)
@@ -95,6 +89,17 @@ def _require_base(record: Record) -> None:
             "disk.base-missing",
             f"The image under the machine's disk is gone: {record.dir.base}",
             hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
+        )
+
+
+def refuse_to_shrink(record: Record, size: int) -> None:
+    """Raises `disk.shrink` for a size below the disk's own."""
+    if size < record.disk_size:
+        raise DevboxError(
+            "disk.shrink",
+            f"The disk has {ui.size(record.disk_size)} and cannot shrink to {ui.size(size)}.",
+            hint="Set `disk` back, or make the machine anew: `devbox destroy`, then `devbox up`.",
+            exit_code=ExitCode.USAGE,
         )
 
 

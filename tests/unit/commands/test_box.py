@@ -53,7 +53,7 @@ def test_add_verify_and_prune(disk: Path, capsys: pytest.CaptureFixture[str]) ->
     os.chdir(disk.parent)
     assert cli.run(["box", "add", "disk.raw", "--format", "raw"]) == ExitCode.DONE
     out = capsys.readouterr()
-    assert out.out == f"box: {{path: disk.raw, sha256: {digest(disk)}, format: raw}}\n"
+    assert out.out == f'box: {{path: "{disk.absolute()}", sha256: {digest(disk)}, format: raw}}\n'
     assert "No digest was given" in out.err
     assert [row["sha256"] for row in listed(capsys)["others"]] == [digest(disk)]
     assert cli.run(["box", "verify"]) == ExitCode.DONE

@@ -47,3 +47,18 @@ def test_another_account_waits_for_a_new_machine(root: Path, capsys: pytest.Capt
 def test_another_box_waits_too(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rebuild.as_made(edited(root, box="debian-13"))
     assert "debian-13" in capsys.readouterr().err
+
+
+def test_another_architecture_waits_too(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "version: 1\narch: aarch64\nbox: {aarch64: debian-12}\n"
+    (root / "Devboxfile").write_text(text)
+    machine = rebuild.as_made(build.load(root)).machine
+    assert machine.arch is Arch.X86_64
+    assert machine.box  # there is one, although the file has none for this architecture
+    assert "architecture aarch64" in capsys.readouterr().err
+
+
+def test_another_firmware_waits_too(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "Devboxfile").write_text("version: 1\nbox: debian-12\narch: x86_64\nfirmware: uefi\n")
+    rebuild.as_made(build.load(root))
+    assert "firmware uefi" in capsys.readouterr().err

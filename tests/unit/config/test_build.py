@@ -56,7 +56,7 @@ def test_everything_that_is_written_arrives(load: Load, tmp_path: Path) -> None:
     machine = load(
         "box: debian-12\nname: shop\nhostname: db.shop\narch: aarch64\ncpus: 4\nmemory: 1.5GB\ndisk: 40GiB\n"
         "folders: ['.:/src:ro', {host: ../elsewhere, guest: /e/, type: rsync, ignore: [tmp/]}]\n"
-        "ports: [8080:80, 80, '127.0.0.1:5353:53/udp', '[::1]:90:9', {guest: 81, host: auto, name: web}]\n"
+        "ports: [8080:80, 80, '127.0.0.1:5353:53/udp', '127.0.0.2:90:9', {guest: 81, host: auto, name: web}]\n"
         "env: {A: 010, B: 1.10, C: true, D: '', E: text}\nnetwork: host\nhosts: {a.test: 10.0.2.2}\ndns: [9.9.9.9]\n"
     ).machine
     assert (machine.arch, machine.cpus, machine.hostname) == (Arch.AARCH64, 4, "db.shop")
@@ -69,7 +69,7 @@ def test_everything_that_is_written_arrives(load: Load, tmp_path: Path) -> None:
         Port(80, 8080),
         Port(80),
         Port(53, 5353, "127.0.0.1", "udp"),
-        Port(9, 90, "::1"),
+        Port(9, 90, "127.0.0.2"),
         Port(81, name="web"),
     )
     assert dict(machine.env) == {"A": "010", "B": "1.10", "C": "true", "D": "", "E": "text"}

@@ -29,7 +29,7 @@ def load(tmp_path: Path) -> Load:
     "text",
     [
         "",
-        "ports: [8080:80, 80, '[::1]:9000:9']",
+        "ports: [8080:80, 80, '127.0.0.2:9000:9']",
         "folders: ['.:/a', 'sub:/b:ro']",
         "box: {recipe: debian-12}",
         "network: none",
@@ -48,7 +48,7 @@ def test_what_typing_up_implies_is_not_asked(load: Load, text: str, tmp_path: Pa
         ("folders: ['link:/x']", ["folder:rw:{}/other"]),
         ("folders: ['..:/x']", ["folder:rw:{}"]),
         ("ports: ['0.0.0.0:8080:80']", ["port:tcp:0.0.0.0:8080:80"]),
-        ("ports: [80:80, {guest: 1, bind: '::'}]", ["port:tcp:127.0.0.1:80:80", "port:tcp::::auto:1"]),
+        ("ports: [80:80, {guest: 1, bind: '0.0.0.0'}]", ["port:tcp:0.0.0.0:auto:1", "port:tcp:127.0.0.1:80:80"]),
         ("box: {url: 'https://x.example/a'}", ["box:url:https://x.example/a"]),
         ("box: {path: Devboxfile}", ["box:path:project/Devboxfile"]),
         ("network: host", ["network:host"]),
