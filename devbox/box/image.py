@@ -143,7 +143,9 @@ def _copy(path: Path, part: Path, digest: Digest | None) -> _Came:
         raise DevboxError(
             "box.file", f"The image {path} cannot be read: {trouble.strerror}.", exit_code=ExitCode.USAGE
         ) from trouble
-    algorithms = ("sha256", "sha512") if digest and digest.algorithm == "sha512" else ("sha256",)
+    # Without a digest both: whoever adds a file by hand may mean a box that is published under its sha512.
+    both = digest is None or digest.algorithm == "sha512"
+    algorithms = ("sha256", "sha512") if both else ("sha256",)
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_FILE:
         os.close(fd)

@@ -62,7 +62,10 @@ def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: 
             steps.bring_folders(project, record, running.observation, mounts)
             if provision:
                 steps.carry_out(guest, project, record, running.observation, mounts, slowdown=facts.slowdown)
-    steps.farewell(project, running.observation)
+    if provision:
+        steps.farewell(project, running.observation)
+    else:
+        ui.note("The machine runs; its steps were left out: `devbox provision`.")
 
 
 def _image(project: Project) -> "Image":

@@ -273,3 +273,11 @@ def test_killed_at_any_moment(kind: str, make_image: MakeImage, tmp_path: Path) 
                 file.unlink()
         steps += 1
     assert steps > 10
+
+
+def test_a_file_added_by_hand_is_found_by_its_sha512_too(make_image: MakeImage) -> None:
+    path = make_image()
+    sha512 = Digest("sha512", hashlib.sha512(path.read_bytes()).hexdigest())
+    added = image.pin(replace(source(path), digest=None))
+    path.unlink()
+    assert image.ensure(replace(source(url="https://gone.test/i"), digest=sha512)).sha256 == added.image.sha256

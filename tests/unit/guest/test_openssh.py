@@ -59,7 +59,7 @@ def test_a_connection_can_be_begun_before_it_is_needed(machine: Path, server: Se
     openssh.drop_control(machine, "devbox-hello")
     openssh.warm_control(machine, "devbox-hello")
     deadline = time.monotonic() + 30
-    check = ["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"]
+    check: list[str | Path] = ["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"]
     while proc.run(check, timeout=30).status != 0 and time.monotonic() < deadline:
         time.sleep(0.05)
     before = server.log.read_text().count("Accepted publickey")
