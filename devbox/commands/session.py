@@ -42,6 +42,7 @@ def current() -> Session:
     # As `up` decided it. The Devboxfile is not read here: a mistake in it must not keep anyone out.
     agent = config.exists() and "ForwardAgent yes" in config.read_text()
     host = openssh.write_ssh_config(config, where, record.name, record.dir.runtime, forward_agent=agent)
+    openssh.warm_control(config, host, record.dir.runtime)
     folder = folders.guest_folder(started.load(record).mounts, Path.cwd())
     return Session(record.dir.ssh_config, host, str(folder) if folder else None)
 

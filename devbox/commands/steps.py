@@ -86,7 +86,7 @@ def carry_out(
         if report.changed:
             # The kept connection of `run` and `ssh` has the groups and the environment of before.
             openssh.drop_control(record.dir.ssh_config, host)
-        openssh.warm_control(record.dir.ssh_config, host)
+        openssh.warm_control(record.dir.ssh_config, host, record.dir.runtime)
     return report
 
 

@@ -26,7 +26,7 @@ class Endpoint:
 
 def write_ssh_config(path: Path, endpoint: Endpoint, name: str, runtime: Path, *, forward_agent: bool = False) -> str:
     """Write the machine's ssh_config; returns the host name for `ssh -F`. `runtime` takes the control socket."""
-    text = ssh_config(endpoint, name, runtime / "ssh.sock", forward_agent=forward_agent).encode()
+    text = ssh_config(endpoint, name, control_socket(runtime), forward_agent=forward_agent).encode()
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == text:
             return host_alias(name)
@@ -55,7 +55,7 @@ def ssh_config(endpoint: Endpoint, name: str, control: Path, *, forward_agent: b
         "CheckHostIP": "no",
         "UpdateHostKeys": "no",
         "ForwardAgent": "yes" if forward_agent else "no",
-        "ControlMaster": "auto",
+        "ControlMaster": "no",  # `warm_control` makes it: two that would at once complain to the user
         "ControlPath": _quoted(control),
         "ControlPersist": "10m",
         "ConnectTimeout": "60",
@@ -72,15 +72,22 @@ def ssh_argv(ssh_config: Path, host: str, remote: str = "", *, terminal: bool = 
     return [*argv, "--", remote] if remote else argv
 
 
-def warm_control(ssh_config: Path, host: str) -> None:
+def warm_control(ssh_config: Path, host: str, runtime: Path) -> None:
     """Begin the control connection that the next copy, `run` or `ssh` will find, and do not wait for it.
 
     It ends by itself with the guest, or after the time in the ssh_config.
     """
     ssh = proc.find_tool("ssh", hint=_HINT)
     if proc.run([ssh, "-F", ssh_config, "-O", "check", host], timeout=10).status != 0:
+        # A socket appears only when it is served, so one that does not answer was left by a kill.
+        control_socket(runtime).unlink(missing_ok=True)
+        options = ("-o", "ControlMaster=auto", "-o", "BatchMode=yes")
         with Path(os.devnull).open("wb") as nowhere:
-            proc.start([ssh, "-F", ssh_config, "-o", "BatchMode=yes", "-T", host, "--", "true"], log=nowhere)
+            proc.start([ssh, "-F", ssh_config, *options, "-T", host, "--", "true"], log=nowhere)
+
+
+def control_socket(runtime: Path) -> Path:
+    return runtime / "ssh.sock"
 
 
 def drop_control(ssh_config: Path, host: str) -> None:

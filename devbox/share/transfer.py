@@ -61,11 +61,11 @@ def copy(host: Path, guest: PurePosixPath, ignore: Sequence[str], ssh_config: Pa
 
 
 def ssh_argv(ssh: Path, ssh_config: Path) -> tuple[str, ...]:
-    """OpenSSH and the host that the machine's ssh_config describes, as options and words. It starts no master
-    connection, which would outlive the copy, but uses one that is there.
+    """OpenSSH and the host that the machine's ssh_config describes, as options and words. It uses the control
+    connection that is there, and starts none.
     """
     host = ssh_config.read_text().split(maxsplit=2)[1]
-    return (os.fspath(ssh), "-F", os.fspath(ssh_config), "-o", "ControlMaster=no", "-T", host)
+    return (os.fspath(ssh), "-F", os.fspath(ssh_config), "-T", host)
 
 
 def rsync_argv(

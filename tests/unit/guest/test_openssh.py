@@ -1,4 +1,5 @@
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,29 +43,37 @@ def test_openssh_understands_it_whatever_the_folder_is_called(machine: Path) -> 
     assert (done.status, done.text, done.error_text) == (7, "in the guest\n", "")
 
 
-def test_it_keeps_a_connection_for_the_next_and_drops_it_when_told(machine: Path, server: Server) -> None:
+def warm(machine: Path) -> None:
+    """Begin the control connection, and wait for it as no command does."""
+    openssh.warm_control(machine, "devbox-hello", Path(os.environ["DEVBOX_RUNTIME_DIR"]))
+    check: list[str | Path] = ["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"]
+    deadline = time.monotonic() + 30
+    while proc.run(check, timeout=30).status != 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_a_warm_connection_serves_the_next_commands_until_it_is_dropped(machine: Path, server: Server) -> None:
     def logins() -> int:
         return server.log.read_text().count("Accepted publickey")
 
+    warm(machine)
     before = logins()
-    ssh(machine, "true")
-    ssh(machine, "true")
-    assert logins() == before + 1
-    openssh.drop_control(machine, "devbox-hello")
-    check = proc.run(["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"], timeout=30)
-    assert check.status != 0
-
-
-def test_a_connection_can_be_begun_before_it_is_needed(machine: Path, server: Server) -> None:
-    openssh.drop_control(machine, "devbox-hello")
-    openssh.warm_control(machine, "devbox-hello")
-    deadline = time.monotonic() + 30
-    check: list[str | Path] = ["/usr/bin/ssh", "-F", machine, "-O", "check", "devbox-hello"]
-    while proc.run(check, timeout=30).status != 0 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    before = server.log.read_text().count("Accepted publickey")
     assert ssh(machine, "echo warm").text == "warm\n"
-    openssh.warm_control(machine, "devbox-hello")
+    warm(machine)
+    assert logins() == before
+    openssh.drop_control(machine, "devbox-hello")
+    assert ssh(machine, "echo cold").text == "cold\n"
+    assert logins() == before + 1
+
+
+def test_a_socket_that_a_kill_left_is_no_obstacle(machine: Path, server: Server) -> None:
+    left = openssh.control_socket(Path(os.environ["DEVBOX_RUNTIME_DIR"]))
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.fspath(left))
+    warm(machine)
+    before = server.log.read_text().count("Accepted publickey")
+    done = ssh(machine, "echo warm")
+    assert (done.text, done.error_text) == ("warm\n", "")
     assert server.log.read_text().count("Accepted publickey") == before
 
 
