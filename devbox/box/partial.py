@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +29,8 @@ class Partial:
         self.state: Mapping[str, Any] = _read_state(_state_file(path))
         self.size = 0
         self.resumed = False
-        self._waiting = bytearray()
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
         self._hashers = tuple(_Hasher(name) for name in algorithms)
         # A symbolic or second hard link here is nothing we made: writing through it would change another file.
         if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
@@ -58,15 +59,16 @@ class Partial:
         for hasher in self._hashers:
             hasher.restart()
         while chunk := self._file.read(fs.CHUNK):
-            self._hash(chunk)
+            self._hash([chunk])
             self.size += len(chunk)
         self.resumed = self.size > 0
 
     def write(self, chunk: bytes) -> None:
         """Raises `store.full`, maybe only with a later chunk or in `digests`."""
-        self._waiting += chunk
+        self._waiting.append(chunk)
+        self._waiting_size += len(chunk)
         self.size += len(chunk)
-        if len(self._waiting) >= fs.CHUNK:
+        if self._waiting_size >= fs.CHUNK:
             self._flush()
 
     def remember(self, **state: Any) -> None:
@@ -80,18 +82,18 @@ class Partial:
         return tuple(hasher.digest() for hasher in self._hashers)
 
     def _flush(self) -> None:
-        chunk, self._waiting = self._waiting, bytearray()
-        if not chunk:
-            return
-        self._hash(chunk)
+        # Many at a time, as handing over costs more than hashing a small one; never joined, as a copy costs as much.
+        chunks, self._waiting, self._waiting_size = self._waiting, [], 0
+        self._hash(chunks)
         with full_disk_told(self.path):
-            view = memoryview(chunk)
-            while view:
-                view = view[self._file.write(view) :]
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    view = view[self._file.write(view) :]
 
-    def _hash(self, chunk: bytes | bytearray) -> None:
+    def _hash(self, chunks: Sequence[bytes]) -> None:
         for hasher in self._hashers:
-            hasher.update(chunk)
+            hasher.update(chunks)
 
 
 class _Hasher:
@@ -107,8 +109,8 @@ class _Hasher:
         self._wait(0)
         self._hash = hashlib.new(self._name)
 
-    def update(self, chunk: bytes | bytearray) -> None:
-        self._behind.append(self._pool.submit(self._hash.update, chunk))
+    def update(self, chunks: Sequence[bytes]) -> None:
+        self._behind.append(self._pool.submit(self._take, self._hash, chunks))
         self._wait(4)
 
     def digest(self) -> Digest:
@@ -117,6 +119,11 @@ class _Hasher:
 
     def close(self) -> None:
         self._pool.shutdown()
+
+    @staticmethod
+    def _take(hash: Any, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            hash.update(chunk)
 
     def _wait(self, most: int) -> None:
         while len(self._behind) > most:

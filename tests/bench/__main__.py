@@ -68,6 +68,7 @@ def _places() -> Iterator[Path]:
     store.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=store))
     runtime = Path(tempfile.mkdtemp(prefix="dbx-"))  # a socket's path is 107 bytes at most
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed devbox has its bytecode
     os.environ["DEVBOX_CACHE_DIR"] = os.fspath(store)
     os.environ["DEVBOX_STATE_DIR"] = os.fspath(folder / "state")
     os.environ["DEVBOX_RUNTIME_DIR"] = os.fspath(runtime)
