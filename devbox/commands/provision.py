@@ -9,6 +9,7 @@ from devbox import paths
 from devbox.commands import approval, rebuild, session, steps, target
 from devbox.config import build
 from devbox.disk import record as records
+from devbox.guest import openssh
 from devbox.machine import started
 
 CONNECT_TIMEOUT = 60.0  # seconds
@@ -24,7 +25,6 @@ def provision(
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
 ) -> None:
     """Carry out the steps that the machine still needs."""
-    from devbox.guest import connection
     from devbox.provision.apply import Options
 
     project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
@@ -33,7 +33,11 @@ def provision(
     with records.locked(target.existing()):
         record, seen = target.running()
         mounts = started.load(record).mounts
-        with connection.connect(session.endpoint(record, seen), CONNECT_TIMEOUT) as guest:
+        endpoint = session.endpoint(record, seen)
+        door = openssh.knock(endpoint)
+        from devbox.guest import connection
+
+        with connection.connect(endpoint, CONNECT_TIMEOUT, via=door) as guest:
             if not check:
                 steps.bring_folders(project, record, seen, mounts)
             steps.carry_out(guest, project, record, seen, mounts, slowdown=SLOWEST, options=options)

@@ -131,20 +131,21 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
 
 def _reach(running: "Running", facts: "HostFacts") -> "FabricGuest":
     """The connection to the guest, once it answers with its pinned key."""
-
-    # Fabric is imported only now: the guest boots meanwhile, so its 0.2 s cost nothing.
     from devbox.commands import session
-    from devbox.guest import connection, ready
+    from devbox.guest import openssh
     from devbox.machine import lifecycle
 
     record = running.record
+    endpoint = session.endpoint(record, running.observation)
+    door = None if running.fresh else openssh.knock(endpoint)
+    # Fabric is imported only now: the guest boots or answers meanwhile, so its 0.2 s cost nothing.
+    from devbox.guest import connection, ready
 
     def ended() -> str | None:
         seen = lifecycle.observe(record)
         return None if seen.state is lifecycle.State.RUNNING else f"{seen.state} {seen.reason}".strip()
 
-    endpoint = session.endpoint(record, running.observation)
     if not running.fresh:
         with suppress(DevboxError):  # It may still be booting, if an earlier `up` was interrupted.
-            return connection.connect(endpoint, 5.0)
+            return connection.connect(endpoint, 5.0, via=door)
     return ready.wait(endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=ended)

@@ -5,6 +5,7 @@ Everything is said in that file, which is always given by `-F`: `~/.ssh` is neit
 
 import contextlib
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,16 @@ class Endpoint:
     key: Path
     known_hosts: Path
     host: str = "127.0.0.1"
+
+
+def knock(endpoint: Endpoint) -> socket.socket | None:
+    """A connection to hand to `connection.connect`: the guest's sshd starts on it while Fabric is imported here.
+
+    None where nobody answers; `connect` then says so.
+    """
+    with contextlib.suppress(OSError):
+        return socket.create_connection((endpoint.host, endpoint.port), 5.0)
+    return None
 
 
 def write_ssh_config(path: Path, endpoint: Endpoint, name: str, runtime: Path, *, forward_agent: bool = False) -> str:
