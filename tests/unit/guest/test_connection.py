@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from devbox.errors import DevboxError
-from devbox.guest import connection
+from devbox.guest import connection, openssh
 from devbox.guest.connection import FabricGuest
 from devbox.guest.openssh import Endpoint
 from tests.unit.guest import sshd
@@ -199,6 +199,7 @@ def test_nobody_listening_is_told() -> None:
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         endpoint = Endpoint(chosen.getsockname()[1], "dev", Path("/nonexistent"), Path("/nonexistent"))
+        assert openssh.knock(endpoint) is None
         assert refusal(endpoint) == "guest.unreachable"
 
 
@@ -208,3 +209,11 @@ def test_a_server_that_only_accepts_is_told(server: Server) -> None:
         with pytest.raises(DevboxError) as caught:
             connection.connect(endpoint, 0.2)
     assert caught.value.id == "guest.unreachable"
+
+
+def test_a_door_that_was_knocked_at_is_used(server: Server) -> None:
+    door = openssh.knock(server.endpoint)
+    assert door is not None
+    name = door.getsockname()
+    with connection.connect(server.endpoint, 30, via=door) as guest:
+        assert guest.run('echo "$SSH_CONNECTION"').text.split()[1] == str(name[1])
