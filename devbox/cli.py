@@ -6,10 +6,11 @@ Only the verb that was typed is imported: `--help` and `status` must not pay for
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -41,10 +42,19 @@ VERBS = {
 }
 GROUPS = frozenset({"box"})
 PASSES_THROUGH = frozenset({"run", "ssh"})
+_BY_SIGNAL = frozenset({int(ExitCode.INTERRUPTED), 128 + signal.SIGTERM, 128 + signal.SIGHUP})
 
 
 def main() -> None:
+    # As with Ctrl-C: what is half-made is put away, helpers are ended, and the person reads how to go on.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one
+            signal.signal(number, _leave)
     sys.exit(run(sys.argv[1:]))
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         application(_typed_verb(arguments))(list(arguments), prog_name="devbox")
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(ExitCode.FAILED)
-        if code == ExitCode.INTERRUPTED and _typed_verb(arguments) not in PASSES_THROUGH:
+        if code in _BY_SIGNAL and _typed_verb(arguments) not in PASSES_THROUGH:
             ui.warn("Interrupted. What was finished is kept; the same command goes on from there.")
         return code
     except DevboxError as trouble:

@@ -37,8 +37,8 @@ def _write(line: str) -> None:
     try:
         sys.stderr.write(line)
         sys.stderr.flush()
-    except BrokenPipeError:
-        pass  # Nobody reads our progress any more; the work goes on.
+    except OSError:
+        pass  # Nobody reads our progress any more (a closed pipe or terminal, a full disk); the work goes on.
 
 
 def note(text: str) -> None:
