@@ -59,12 +59,8 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
             for mount in planned.mounts
         ],
         "provisioned": outcome.last_known(record),
-        "next": _next_command(seen.state),
+        "next": target.next_command(seen),
     }
-
-
-def _next_command(state: State) -> str:
-    return target.NEXT.get(state, "devbox up")
 
 
 def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
@@ -84,6 +80,6 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
             why = f": {folder['reason']}" if folder["reason"] else ""
             lines.append(("folder", f"{folder['host']} → {folder['guest']} ({folder['type']}{why})"))
         if known := seen["provisioned"]:
-            lines.append(("steps", f"{known['summary']}, last run {known['at']}"))
+            lines.append(("steps", f"{known['summary'].rstrip('.')}, last run {known['at']}"))
     lines.append(("next", seen["next"]))
     return lines

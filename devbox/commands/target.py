@@ -9,13 +9,19 @@ from devbox.errors import DevboxError
 from devbox.machine import lifecycle
 from devbox.machine.lifecycle import Observation, State
 
-# What to type next; elsewhere it is `devbox up`.
-NEXT = {
+_NEXT = {
     State.RUNNING: "devbox ssh",
     State.PAUSED: "devbox resume",
     State.NOT_ANSWERING: "devbox halt --force",
     State.DAMAGED: "devbox destroy",
 }
+
+
+def next_command(seen: Observation) -> str:
+    """What to type next, in this state of the machine."""
+    if seen.reason == lifecycle.NO_SOCKETS:
+        return "devbox reload"  # The guest itself is well, so it is shut down in good order.
+    return _NEXT.get(seen.state, "devbox up")
 
 
 def existing() -> Record:
@@ -37,6 +43,6 @@ def running() -> tuple[Record, Observation]:
     seen = lifecycle.observe(record)
     if seen.state is not State.RUNNING or seen.ssh_port is None:
         reason = f" ({seen.reason})" if seen.reason else ""
-        hint = f"Go on with `{NEXT.get(seen.state, 'devbox up')}`."
+        hint = f"Go on with `{next_command(seen)}`."
         raise DevboxError("machine.not-running", f"The machine is {seen.state}{reason}.", hint=hint)
     return record, seen

@@ -47,6 +47,8 @@ class Running:
     fresh: bool  # it was started just now
 
 
+NO_SOCKETS = "a process has its disk open, but the sockets by which devbox reaches it were deleted"
+
 # QEMU's run states in which the guest stands still, and what to say about them.
 _PAUSED = {
     "io-error": "its disk could not be written",
@@ -69,7 +71,7 @@ def observe(record: Record) -> Observation:
     if pid := liveness.lock_pid(folder.pidfile):
         return Observation(State.NOT_ANSWERING, "QEMU runs, but does not answer", pid)
     if liveness.image_locked(folder.disk):
-        return Observation(State.NOT_ANSWERING, "a process has its disk open, but its sockets are gone")
+        return Observation(State.NOT_ANSWERING, NO_SOCKETS)
     if folder.disk.exists() and not folder.base.exists():
         return Observation(State.DAMAGED, f"the image under its disk is gone: {folder.base}")
     return Observation(State.STOPPED)
@@ -132,6 +134,12 @@ def _obstacle(seen: Observation) -> DevboxError:
             f"The machine is damaged: {seen.reason}.",
             hint="Its disk is kept. `devbox destroy` moves it to the trash, then `devbox up` makes a new one.",
         )
+    if seen.reason == NO_SOCKETS:
+        return DevboxError(
+            "machine.not-answering",
+            f"The machine is {seen.state}: {seen.reason}.",
+            hint="Restart it with `devbox reload`: it is shut down in good order where its SSH still answers.",
+        )
     return DevboxError(
         "machine.not-answering",
         f"The machine is {seen.state}: {seen.reason}.",
@@ -139,7 +147,7 @@ def _obstacle(seen: Observation) -> DevboxError:
     )
 
 
-def halt(record: Record, *, force: bool = False, guest_poweroff: Callable[[], None] | None = None) -> bool:
+def halt(record: Record, *, force: bool = False, guest_poweroff: Callable[[], bool] | None = None) -> bool:
     """Shut the machine down by the stop ladder; its disk stays. Whether it ran."""
     from devbox.machine import stop  # noqa: PLC0415
 

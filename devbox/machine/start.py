@@ -29,6 +29,7 @@ def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
         _provide_firmware_vars(vm, facts)
     command = argv.build(vm, facts)
     begin = _open_log(vm.dir.qemu_log)
+    virtiofsd.end_leftovers(vm.dir.runtime)
     helpers = virtiofsd.start(vm, facts, vm.dir.qemu_log)
     try:
         with vm.dir.qemu_log.open("ab") as log:

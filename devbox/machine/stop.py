@@ -4,7 +4,6 @@ Each rung waits for the end of the process itself, never for a fixed time. A pro
 handle that was opened before it was proved to be this machine's QEMU.
 """
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from devbox import fs
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import liveness, process
+from devbox.machine import liveness, process, virtiofsd
 from devbox.machine.process import Process
 from devbox.machine.qmp import Qmp
 
@@ -22,7 +21,7 @@ _QUIT = 10.0
 _KILL = 30.0  # a process in an uninterruptible wait (a dead network disk) does not end by SIGKILL either
 
 
-def stop(record: Record, *, force: bool = False, guest_poweroff: Callable[[], None] | None = None) -> bool:
+def stop(record: Record, *, force: bool = False, guest_poweroff: Callable[[], bool] | None = None) -> bool:
     """Stop the machine; whether it ran at all. Raises `machine.disk-locked` when somebody else has its disk.
 
     The caller holds the machine's lock. `force` leaves out the polite rungs.
@@ -44,7 +43,7 @@ def stop(record: Record, *, force: bool = False, guest_poweroff: Callable[[], No
     return True
 
 
-def _descend(record: Record, qemu: Process, *, force: bool, guest_poweroff: Callable[[], None] | None) -> str:
+def _descend(record: Record, qemu: Process, *, force: bool, guest_poweroff: Callable[[], bool] | None) -> str:
     """The rung that ended it."""
     if not force:
         seen = liveness.peek(record.dir.status)
@@ -52,11 +51,8 @@ def _descend(record: Record, qemu: Process, *, force: bool, guest_poweroff: Call
         # A paused guest cannot hear the button, and running it again is for the user to decide.
         if seen and seen.status == "running" and _press_button(record, qemu, patience):
             return "power button"
-        if guest_poweroff:
-            with contextlib.suppress(DevboxError):  # the connection may end before the answer comes
-                guest_poweroff()
-            if qemu.wait(patience):
-                return "guest command"
+        if guest_poweroff and _heard(guest_poweroff) and qemu.wait(patience):
+            return "guest command"
     try:
         with Qmp(record.dir.qmp, timeout=2.0) as qmp:
             qmp.execute("quit")
@@ -73,6 +69,13 @@ def _descend(record: Record, qemu: Process, *, force: bool, guest_poweroff: Call
             hint="Look at the disk or network mount that holds the machine; the process ends when it answers.",
         )
     return "kill"
+
+
+def _heard(guest_poweroff: Callable[[], bool]) -> bool:
+    try:
+        return guest_poweroff()
+    except DevboxError:
+        return False  # A guest that does not answer is not worth the wait.
 
 
 def _press_button(record: Record, qemu: Process, patience: float) -> bool:
@@ -109,4 +112,5 @@ def _qemu(record: Record) -> Iterator[Process | None]:
 
 def _clear(record: Record) -> None:
     """Remove sockets and pid file. QEMU removes its own when it may; after a kill they are left."""
+    virtiofsd.end_leftovers(record.dir.runtime)
     shutil.rmtree(record.dir.runtime, ignore_errors=True)

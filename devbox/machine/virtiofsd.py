@@ -6,6 +6,7 @@ Each helper listens on a socket that we made, so QEMU can connect at once; it en
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from devbox import proc
@@ -36,6 +37,17 @@ def start(vm: VmSpec, facts: HostFacts, log: Path) -> tuple[int, ...]:
                 command = argv(mount, facts, listener.fileno())
                 pids.append(proc.start(command, log=output, pass_fds=[listener.fileno()]))
     return tuple(pids)
+
+
+def end_leftovers(runtime: Path) -> None:
+    """End helpers that wait for a QEMU that never came, as devbox was killed in between.
+
+    A helper serves one connection and then ends, so it is enough to connect and to hang up.
+    """
+    for path in runtime.glob("*.fs"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.settimeout(1.0)
+            line.connect(os.fspath(path))
 
 
 def argv(mount: Mount, facts: HostFacts, fd: int) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """The helper's arguments: both kinds of virtiofsd, and no promise that it cannot keep."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +27,18 @@ def test_the_c_one_reads_an_option_list() -> None:
     words = virtiofsd.argv(MOUNT, facts, 7)
     assert "source=/home/ada/a\\,b\\\\c" in words
     assert "--fd=7" in words
+
+
+def test_a_helper_that_a_kill_left_waiting_hears_a_hang_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    (tmp_path / "gone.fs").touch()
+    with socket.socket(socket.AF_UNIX) as helper:
+        helper.bind("left.fs")
+        helper.listen(1)
+        virtiofsd.end_leftovers(Path())
+        helper.settimeout(10)
+        with helper.accept()[0] as line:
+            assert line.recv(1) == b""
 
 
 def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
