@@ -8,8 +8,9 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from devbox import fs, proc, ui
@@ -54,9 +55,10 @@ def ensure(record: Record, image: Image) -> Overlay:
 def held_image(record: Record) -> Image:
     """The image as a machine that has its disk holds it: the store need not have it any more.
 
-    Raises `disk.base-missing`.
+    Raises `disk.base-missing` and `disk.base-spoilt`.
     """
     _require_base(record)
+    _require_unchanged(record)
     header = qcow2.inspect(record.dir.base, record.image_format, name=record.image_label)
     traits = Traits(
         label=record.image_label, arch=record.arch, os=record.os, lacks=frozenset(record.lacks), cpu=record.cpu
@@ -103,6 +105,21 @@ def refuse_to_shrink(record: Record, size: int) -> None:
         )
 
 
+def _require_unchanged(record: Record) -> None:
+    """Nothing of ours ever writes to a base, so one that is younger than its machine is hashed again."""
+    base, created = record.dir.base, datetime.fromisoformat(record.created).timestamp()
+    if base.stat().st_mtime < created + 1:  # records count whole seconds, rounded down
+        return
+    if fs.sha256_file(base) != record.image:
+        raise DevboxError(
+            "disk.base-spoilt",
+            f"The image under the machine's disk was changed, so the machine cannot be trusted any more: {base}",
+            hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
+        )
+    with suppress(OSError):
+        os.utime(base, (created, created))  # so that it is not hashed at every start
+
+
 def _create(record: Record) -> None:
     files = record.dir
     with _aside(files.disk) as aside:
@@ -130,7 +147,12 @@ def _hold(blob: Path, base: Path) -> None:
         ) from pruned
     except OSError:  # another file system, or one without hard links
         with _aside(base) as aside:
-            _copy(blob, aside)
+            try:
+                _copy(blob, aside)
+            except OSError as full:  # a write's error does not tell which disk it was
+                raise OSError(full.errno, full.strerror, os.fspath(base)) from full
+            info = blob.stat()
+            os.utime(aside, ns=(info.st_atime_ns, info.st_mtime_ns))  # by which a later change of it shows
             aside.chmod(0o444)
             _link_durably(aside, base)
     fs.fsync_dir(base.parent)

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ def test_a_machine_with_a_disk_needs_no_store(tmp_path: Path) -> None:
     assert (held.traits.label, held.traits.lacks) == (image.traits.label, image.traits.lacks)
     assert held.path.samefile(made.base)
     assert overlay.ensure(record, held) == made
+
+
+def test_a_base_that_was_written_to_is_hashed_again(tmp_path: Path) -> None:
+    record, image = machines.record(tmp_path)
+    base = overlay.ensure(record, image).base
+    later = datetime.fromisoformat(record.created).timestamp() + 3600
+    os.utime(base, (later, later))
+    assert overlay.held_image(record).sha256 == image.sha256
+    assert base.stat().st_mtime < later, "it would be hashed at every start"
+    base.chmod(0o600)
+    with base.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"X")
+    os.utime(base, (later, later))
+    with pytest.raises(DevboxError) as caught:
+        overlay.held_image(record)
+    assert caught.value.id == "disk.base-spoilt"
 
 
 def test_a_machine_gets_no_disk_on_another_image(tmp_path: Path) -> None:
