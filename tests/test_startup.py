@@ -82,3 +82,13 @@ def test_quick_verbs_load_little(words: list[str], extra: dict[str, str], says: 
     assert says in output
     assert "typer" in loaded  # the list was really read
     assert sorted(loaded & set(BANNED)) == []
+
+
+@pytest.mark.parametrize("entries", [":", ".", ":/nowhere"])
+def test_a_repository_supplies_no_module(entries: str, project: Path) -> None:
+    for name in ("typer", "yaml", "fabric", "jsonschema"):
+        (project / f"{name}.py").write_text("raise SystemExit('a file of the repository was imported')")
+    devbox = Path(sys.executable).parent / "devbox"
+    env = {**os.environ, "PYTHONPATH": entries}
+    done = subprocess.run([devbox, "validate"], cwd=project, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Devboxfile is valid" in done.stderr) == (0, True), done.stderr

@@ -122,7 +122,9 @@ class _Watch:
             raise self.failure("guest.boot-failed", cause.text, hint=cause.hint)
 
     def last_line(self) -> str:
-        return next((line for line in reversed(self._text.splitlines()) if line.strip()), "")
+        return next(
+            (line for line in reversed(self._text.splitlines()) if line.strip()), "the guest has not said anything yet"
+        )
 
     def failure(self, id: str, message: str, *, hint: str = "", details: str = "") -> DevboxError:
         """The error, with the likely cause and the last lines of the serial log."""

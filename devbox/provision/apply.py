@@ -23,7 +23,7 @@ from devbox.provision.kinds import script as script_kind
 from devbox.provision.plan import Decision, Options, Status
 from devbox.provision.progress import Progress, Seen
 from devbox.provision.report import Outcome, Report
-from devbox.provision.step import Kind, Source, Step, invalid
+from devbox.provision.step import Kind, Source, Step
 
 if TYPE_CHECKING:
     from devbox.guest.connection import Guest
@@ -93,7 +93,13 @@ def bind(specs: Sequence[StepSpec], project_root: Path, run_user: str) -> tuple[
         else:
             steps.append(Step(spec, kind, options, account))
     if problems:
-        raise invalid("\n".join(problems))
+        one = len(problems) == 1
+        raise DevboxError(
+            "step.invalid",
+            "\n  ".join(("There is a mistake in a step:" if one else "There are mistakes in the steps:", *problems)),
+            hint=f"Correct {'it' if one else 'them'} and try again.",
+            exit_code=ExitCode.USAGE,
+        )
     return tuple(steps)
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,10 @@ def free(bind: str, port: int, protocol: str) -> bool:
 
 
 def who_holds(port: int, protocol: str) -> str:
-    """The processes that have the port, "nginx (pid 12)", as far as /proc shows them to us; else ""."""
+    """The processes that have the port, "nginx (pid 12)", as far as /proc shows them to us; else "".
+
+    A machine of devbox is called by its project, since it is not its process that a person should end.
+    """
     inodes = {f"socket:[{inode}]" for inode in _bound(port, protocol)}
     holders = [_name(process) for process in _processes() if inodes and _open_files(process) & inodes]
     return ", ".join(holders)
@@ -103,7 +107,7 @@ def _taken(ports: Sequence["Port"], holder: Callable[[int, str], str]) -> Devbox
     return DevboxError(
         "port.taken",
         f"The port {lines[0]}." if len(lines) == 1 else f"{len(lines)} ports are taken: {'; '.join(lines)}.",
-        hint=f"End that program, or forward another port: `{first.guest}` alone lets devbox choose a free one.",
+        hint=f"End it (see `devbox list`), or forward another port: `{first.guest}` alone lets devbox choose one.",
     )
 
 
@@ -140,6 +144,10 @@ def _open_files(process: Path) -> set[str]:
 
 def _name(process: Path) -> str:
     try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        guests = [word for flag, word in pairwise(words) if flag == "-name" and word.startswith("guest=")]
+        if guests:
+            return f"the machine `{guests[0].removeprefix('guest=')}` (pid {process.name})"
         return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
     except OSError:
         return f"pid {process.name}"

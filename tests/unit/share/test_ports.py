@@ -116,3 +116,15 @@ def test_the_holder_is_named(protocol: str) -> None:
         assert f"(pid {holder.pid})" in ports.who_holds(port, protocol)
         holder.communicate(b"\n")
     assert ports.who_holds(port, protocol) == ""
+
+
+def test_a_machine_that_holds_a_port_is_called_by_its_name() -> None:
+    hold = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    words = [sys.executable, "-c", hold, "-name", "guest=shop"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        assert ports.who_holds(port, "tcp") == f"the machine `shop` (pid {holder.pid})"
+        holder.communicate("\n")
