@@ -1,12 +1,14 @@
-"""Every Devboxfile and every list of steps that the documentation shows is valid."""
+"""Every Devboxfile and every list of steps that the documentation shows is valid, and the README names all there is."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from devbox import cli
+from devbox.box import recipe
 from devbox.commands import steps
-from devbox.config import build
+from devbox.config import build, contract
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,7 +19,8 @@ def examples() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)):
-            found.append((f"{page.name}-{number}", block if block.startswith("version:") else HEAD + block))
+            text = f"provision:\n{block}" if block.startswith("- ") else block
+            found.append((f"{page.name}-{number}", text if text.startswith("version:") else HEAD + text))
     return found
 
 
@@ -34,3 +37,16 @@ def test_example_is_valid(text: str, tmp_path: Path) -> None:
     project = build.load(tmp_path)
     steps.check(project)
     assert project.machine.steps
+
+
+def test_readme_names_every_box_verb_and_key() -> None:
+    readme = (ROOT / "README.md").read_text()
+    schema = contract.bundled("devboxfile")
+    words = [
+        *(path.stem for path in (ROOT / "boxes").glob("*.yaml")),
+        *(f"{{recipe: {name}}}" for name in recipe.RECIPES),
+        *schema["properties"],
+        *schema["$defs"]["step"]["properties"],
+        *cli.VERBS.keys() - cli.GROUPS,
+    ]
+    assert [word for word in words if not re.search(rf"`{re.escape(word)}[` ]", readme)] == []
