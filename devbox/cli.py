@@ -172,7 +172,13 @@ def _host_trouble(trouble: OSError) -> DevboxError | None:
             f"This computer's disk is full{where}.",
             hint="Make room, for example with `devbox box prune`, and run the same command again.",
         )
-    if trouble.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+    if trouble.errno == errno.EROFS:
+        return DevboxError(
+            "host.read-only",
+            f"This file system is read-only, and devbox must write there{where}.",
+            hint="Make it writable, or name other folders by DEVBOX_STATE_DIR, DEVBOX_CACHE_DIR and DEVBOX_RUNTIME_DIR.",
+        )
+    if trouble.errno in {errno.EACCES, errno.EPERM}:
         return DevboxError(
             "host.permission",
             f"{trouble.strerror}{where}.",

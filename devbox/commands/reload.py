@@ -31,6 +31,8 @@ def reload(
     steps.check(project)
     record = target.existing()
     overlay.refuse_to_shrink(record, project.machine.disk)
+    if record.dir.disk.exists():
+        overlay.held_image(record)
     host.probe(project.machine.arch, accel=accel)
     with records.locked(record):
         if lifecycle.observe(record).state is not State.STOPPED:

@@ -90,7 +90,7 @@ def test_a_bug_leaves_a_report(monkeypatch: pytest.MonkeyPatch, devbox_dirs: Pat
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only")],
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied"), (errno.EROFS, "read-only, and")],
 )
 def test_what_the_system_refuses_is_no_bug(monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:
     import os
