@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import Checkout, a_person
+from tests.checkout import DEVBOX, Checkout, a_person
 from tests.tiny import default_cache, tiny_image
 
 pytestmark = pytest.mark.guest
@@ -93,7 +93,9 @@ def test_kills_at_random_moments_of_the_first_up(one: Checkout, person: dict[str
         with one.start("up", "--approve=all") as running:
             time.sleep(chance.uniform(0.1, 7))
             running.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-            running.communicate()
+            said = running.communicate()[1]
+        if said:  # else it had not begun yet
+            assert running.returncode in {0, -signal.SIGKILL, 130, 143}
         assert status(one)["state"] in {"not created", "stopped", "running"}
         assert len(qemus(person)) <= 1
     assert one.devbox("up").returncode == 0
@@ -110,6 +112,32 @@ def test_two_ups_at_once_make_one_machine(one: Checkout, person: dict[str, str])
         second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(qemus(person)) == 1
+
+
+def test_a_lost_runtime_folder_costs_a_restart_in_good_order(one: Checkout, person: dict[str, str]) -> None:
+    shutil.rmtree(person["DEVBOX_RUNTIME_DIR"])
+    assert (status(one)["state"], status(one)["next"]) == ("not answering", "devbox reload")
+    assert "devbox reload" in one.devbox("up").stderr
+    assert one.devbox("reload").returncode == 0
+    assert "by=guest command" in one.devbox("logs").stdout
+    assert len(qemus(person)) == 1
+
+
+def test_run_is_a_command_like_any_other(one: Checkout) -> None:
+    data = random.randbytes(3 << 20)
+    words = [DEVBOX, "run", "--"]
+    echoed = subprocess.run([*words, "cat"], cwd=one.root, env=one.env, input=data, capture_output=True, check=True)
+    assert echoed.stdout == data
+    assert one.devbox("run", "--", "sh", "-c", "exit 7").returncode == 7
+    assert one.devbox("run", "--", "sh", "-c", "kill -9 $$").returncode == 137
+    assert one.devbox("run", "--", "printf", "%s|", "a  b", "$HOME", "it's", "").stdout == "a  b|$HOME|it's||"
+    waits = 'trap "echo heard; exit 5" TERM; echo ready; sleep 60 & wait'
+    with one.start("run", "--", "sh", "-c", waits) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        running.send_signal(signal.SIGTERM)
+        assert running.communicate()[0] == b"heard\n"
+    assert running.returncode == 5
 
 
 def test_the_cache_may_go_while_a_machine_lives(one: Checkout, person: dict[str, str]) -> None:
