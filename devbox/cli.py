@@ -176,7 +176,7 @@ def _host_trouble(trouble: OSError) -> DevboxError | None:
         return DevboxError(
             "host.read-only",
             f"This file system is read-only, and devbox must write there{where}.",
-            hint="Make it writable, or name other folders by DEVBOX_STATE_DIR, DEVBOX_CACHE_DIR and DEVBOX_RUNTIME_DIR.",
+            hint="Make it writable, or name another by DEVBOX_STATE_DIR, DEVBOX_CACHE_DIR or DEVBOX_RUNTIME_DIR.",
         )
     if trouble.errno in {errno.EACCES, errno.EPERM}:
         return DevboxError(

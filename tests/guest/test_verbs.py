@@ -125,7 +125,7 @@ def test_a_lost_runtime_folder_costs_a_restart_in_good_order(one: Checkout, pers
 
 def test_run_is_a_command_like_any_other(one: Checkout) -> None:
     data = random.randbytes(3 << 20)
-    words = [DEVBOX, "run", "--"]
+    words = [str(DEVBOX), "run", "--"]
     echoed = subprocess.run([*words, "cat"], cwd=one.root, env=one.env, input=data, capture_output=True, check=True)
     assert echoed.stdout == data
     assert one.devbox("run", "--", "sh", "-c", "exit 7").returncode == 7

@@ -3,6 +3,7 @@
 devbox's own folders and the stand-ins for system programs lie below the sandbox; files of steps must be put there too.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -76,8 +77,10 @@ class FakeGuest:
             assert child.stdin is not None
             assert child.stdout is not None
             with child:
-                child.stdin.write(stdin or b"")
-                child.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it may end without reading, as over SSH
+                    child.stdin.write(stdin or b"")
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.close()
                 output = b""
                 while data := os.read(child.stdout.fileno(), 1 << 16):
                     output += data

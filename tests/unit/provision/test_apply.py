@@ -446,6 +446,7 @@ def test_all_mistakes_of_the_steps_are_listed_at_once(project: Path) -> None:
     )
     with pytest.raises(DevboxError) as mistakes:
         bind(steps, project, "dev")
-    lines = mistakes.value.message.splitlines()
+    title, *lines = mistakes.value.message.splitlines()
+    assert title == "There are mistakes in the steps:"
     assert len(lines) == len(steps)
-    assert lines[0] == "Devboxfile:7: a: there is no missing in the project"
+    assert lines[0].strip() == "Devboxfile:7: a: there is no missing in the project"
