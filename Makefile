@@ -29,7 +29,7 @@ demo:  ## See it work: build a box, boot and provision examples/hello, fetch its
 	@tools/setup run
 	@tools/demo
 
-bench: setup  ## Measure speed against the baselines of docs/performance.md and print the table.
+bench: setup  ## Measure speed against plain QEMU, ssh and curl, and print the table.
 	$(BIN)/python -m tests.bench $(BENCH)
 
 clean:  ## Delete the demo's machine, .venv, caches and build leftovers. Your store of boxes stays.

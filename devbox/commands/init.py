@@ -69,7 +69,7 @@ def devboxfile_text(name: str, box: str, found: Finding | None) -> str:
     setup = found.setup if found and found.setup else "echo ready > ~/ready"
     return f"""\
 # The machine of this project: commit this file, and `devbox up` gives everyone the same one.
-# Every key is explained in the schema: `devbox schema`, or `devbox validate` after an edit.
+# `devbox schema` explains every key; `devbox validate` lists the mistakes after an edit.
 version: 1
 name: {name}
 {box}

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from devbox import proc, ui
 from devbox.commands import session, target
 from devbox.errors import DevboxError
 
-STEP_LOGS = "/var/log/devbox"
+FOLLOW_INTERVAL = 0.2  # seconds; a file tells nobody that it grew
 
 
 def logs(
@@ -36,12 +38,17 @@ def _tail(text: str, lines: int) -> list[str]:
 
 
 def _console(path: Path, lines: int, *, follow: bool) -> None:
-    if follow:
-        proc.become([proc.find_tool("tail"), "-n", str(lines or "+1"), "-F", path])
     if not path.exists():
         raise DevboxError("logs.none", "The machine has not printed anything yet.", hint="Start it with `devbox up`.")
-    for line in _tail(ui.clean(path.read_text(errors="replace")), lines):
-        ui.emit(line)
+    with path.open("rb") as console:
+        for line in _tail(ui.clean(console.read().decode(errors="replace")), lines):
+            ui.emit(line)
+        while follow:
+            if path.stat().st_size < console.tell():
+                console.seek(0)  # a new start of the machine begins the file anew
+            sys.stdout.write(ui.clean(console.read().decode(errors="replace")))
+            sys.stdout.flush()
+            time.sleep(FOLLOW_INTERVAL)
 
 
 def _event_line(line: str) -> str:
