@@ -62,10 +62,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         application(_typed_verb(arguments))(list(arguments), prog_name="devbox")
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(ExitCode.FAILED)
-        if code in _BY_SIGNAL and _typed_verb(arguments) not in PASSES_THROUGH:
-            ui.warn("Interrupted. What was finished is kept; the same command goes on from there.")
-        return code
+        return _left(arguments, leaving.code if isinstance(leaving.code, int) else int(ExitCode.FAILED))
+    except KeyboardInterrupt:  # while the verb was imported; later ones typer has made an exit
+        return _left(arguments, ExitCode.INTERRUPTED)
     except DevboxError as trouble:
         _show(trouble)
         return trouble.exit_code
@@ -82,6 +81,12 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as trouble:  # noqa: BLE001 - the last resort: nobody above could show it
         return _report_bug(arguments, trouble)
     return ExitCode.DONE
+
+
+def _left(arguments: Sequence[str], code: int) -> int:
+    if code in _BY_SIGNAL and _typed_verb(arguments) not in PASSES_THROUGH:
+        ui.warn("Interrupted. What was finished is kept; the same command goes on from there.")
+    return code
 
 
 def application(verb: str | None) -> typer.Typer:

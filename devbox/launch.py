@@ -1,15 +1,21 @@
 """Where the installed command begins: what a repository could put in our way is forgotten before any import."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 
 def main() -> None:
+    # Until the command line can answer it in words, Ctrl-C just ends us: no traceback.
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if on_interrupt is signal.default_int_handler:  # else somebody has told us to ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.environ.get("PYTHONPATH"):
         _forget_where_we_stand()
     from devbox import cli
 
+    signal.signal(signal.SIGINT, on_interrupt)
     cli.main()
 
 

@@ -1,8 +1,10 @@
 """The command line starts quickly because it loads little: what each quick verb may not import."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,13 @@ def test_a_repository_supplies_no_module(entries: str, project: Path) -> None:
     env = {**os.environ, "PYTHONPATH": entries}
     done = subprocess.run([devbox, "validate"], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, "Devboxfile is valid" in done.stderr) == (0, True), done.stderr
+
+
+def test_an_interrupt_at_any_moment_shows_no_traceback(project: Path) -> None:
+    devbox = Path(sys.executable).parent / "devbox"
+    for step in range(24):
+        with subprocess.Popen([devbox, "validate"], cwd=project, stderr=subprocess.PIPE, text=True) as running:
+            time.sleep(0.05 + step * 0.01)
+            running.send_signal(signal.SIGINT)
+            said = running.communicate()[1]
+        assert "cli.py" not in said, said  # while Python itself begins, a traceback is Python's
