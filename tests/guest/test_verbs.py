@@ -108,8 +108,7 @@ def test_two_ups_at_once_make_one_machine(one: Checkout, person: dict[str, str])
     assert one.devbox("halt").returncode == 0
     with one.start("up") as first, one.start("up") as second:
         assert one.devbox("status", "--json").returncode == 0
-        first.communicate()
-        second.communicate()
+        print(first.communicate()[1].decode(), second.communicate()[1].decode())
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(qemus(person)) == 1
 
@@ -200,8 +199,7 @@ def test_a_spoilt_image_is_never_used(tmp_path: Path, person: dict[str, str], on
 def test_two_checkouts_at_once(tmp_path: Path, one: Checkout, person: dict[str, str]) -> None:
     two = project(tmp_path / "second", person)
     with one.start("up") as first, two.start("up", "--approve=all") as second:
-        first.communicate()
-        second.communicate()
+        print(first.communicate()[1].decode(), second.communicate()[1].decode())
     assert (first.returncode, second.returncode) == (0, 0)
     seen = [status(one), status(two)]
     assert len({each["id"] for each in seen}) == 2
