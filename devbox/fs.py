@@ -18,7 +18,17 @@ CHUNK = 1 << 20
 
 
 def fsync_dir(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the names in a folder durable; raises where it is no folder."""
+    _fsync(folder, os.O_DIRECTORY)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the bytes of a file durable that is not open here any more."""
+    _fsync(path)
+
+
+def _fsync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(fd)
     finally:
@@ -50,11 +60,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 def publish(aside: Path, path: Path) -> None:
     """Give the finished file `aside` its final name, durably; an existing `path` is replaced."""
-    fd = os.open(aside, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync_file(aside)
     aside.rename(path)
     fsync_dir(path.parent)
 

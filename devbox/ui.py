@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,11 +148,6 @@ def transfer(title: str, total: int | None, *, already: int = 0) -> Iterator[Cal
 def emit_json(value: Any) -> None:
     """One JSON document on stdout: the result, for programs."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def emit_line(value: Mapping[str, Any]) -> None:
-    """One JSON object on one line of stdout: an event, for programs."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def emit(text: str = "") -> None:

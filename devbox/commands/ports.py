@@ -12,15 +12,14 @@ from devbox.machine import started
 def ports(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the forwarded ports."""
     record, seen = target.running()
-    named = {(known.protocol, known.guest): known.name for known in started.load(record).forwards}
     rows = [
         {
-            "name": named.get((forward.protocol, forward.guest), ""),
+            "name": forward.name,
             "host": f"{forward.bind}:{forward.host}",
             "guest": forward.guest,
             "protocol": forward.protocol,
         }
-        for forward in seen.forwards
+        for forward in started.named(record, seen.forwards)
     ]
     rows.append({"name": "ssh", "host": f"127.0.0.1:{seen.ssh_port}", "guest": 22, "protocol": "tcp"})
     if json:

@@ -30,8 +30,6 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
     if record is None:
         return {"project": str(root), "state": str(State.MISSING), "next": "devbox up"}
     seen = lifecycle.observe(record)
-    planned = started.load(record)
-    names = {(forward.protocol, forward.guest): forward.name for forward in planned.forwards}
     disk = record.dir.disk
     return {
         "project": str(root),
@@ -46,17 +44,17 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
         "ssh": {"host": "127.0.0.1", "port": seen.ssh_port, "user": record.user} if seen.ssh_port else None,
         "ports": [
             {
-                "name": names.get((forward.protocol, forward.guest), ""),
+                "name": forward.name,
                 "bind": forward.bind,
                 "host": forward.host,
                 "guest": forward.guest,
                 "protocol": forward.protocol,
             }
-            for forward in seen.forwards
+            for forward in started.named(record, seen.forwards)
         ],
         "folders": [
             {"host": str(mount.host), "guest": str(mount.guest), "type": str(mount.type), "reason": mount.reason}
-            for mount in planned.mounts
+            for mount in started.load(record).mounts
         ],
         "provisioned": outcome.last_known(record),
         "next": target.next_command(seen),

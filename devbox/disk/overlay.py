@@ -176,11 +176,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _link_durably(aside: Path, path: Path) -> None:
     """Give the finished file its name, unless somebody was faster: an existing file is never replaced."""
-    fd = os.open(aside, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fs.fsync_file(aside)
     try:
         os.link(aside, path)
     except FileExistsError:

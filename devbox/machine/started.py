@@ -3,7 +3,8 @@ would change. Derived: every start writes it anew, and nothing decides liveness 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,12 @@ def load(record: Record) -> Started:
         )
     except (KeyError, TypeError, ValueError):
         return Started()
+
+
+def named(record: Record, forwards: Sequence[Forward]) -> tuple[Forward, ...]:
+    """Forwards as QEMU tells them, with the names that the Devboxfile gave them at the last start."""
+    names = {(known.protocol, known.guest): known.name for known in load(record).forwards}
+    return tuple(replace(one, name=names.get((one.protocol, one.guest), "")) for one in forwards)
 
 
 def differs(record: Record, vm: "VmSpec") -> tuple[str, ...]:

@@ -7,7 +7,6 @@ before it. Nothing here decides.
 import base64
 import binascii
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -149,10 +148,6 @@ def _decode(data: bytes | None) -> bytes | None:
         return base64.b64decode(data)
     except binascii.Error:
         return None
-
-
-def new_id() -> str:
-    return secrets.token_hex(16)
 
 
 def probe(guest: "Guest", text: str, nonce: str, *, user: str, slowdown: float) -> Answer:
