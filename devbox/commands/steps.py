@@ -13,7 +13,7 @@ from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
 from devbox.machine.lifecycle import Observation
-from devbox.provision import apply, rendering, settings
+from devbox.provision import apply, bind, rendering, settings
 from devbox.provision.apply import Context, Options, Report
 from devbox.share import transfer
 from devbox.share.folders import Mount
@@ -33,7 +33,7 @@ def bring_folders(project: Project, record: Record, seen: Observation, mounts: S
 def check(project: Project) -> None:
     """Find the mistakes that no schema sees (a missing `src`, a broken template) before a machine is touched."""
     rendering.check(project.machine.message, "`message`")
-    apply.bind(project.machine.steps, project.root, project.machine.user.name)
+    bind.bind(project.machine.steps, project.root, project.machine.user.name)
 
 
 def all_steps(project: Project, mounts: Sequence[Mount]) -> tuple[StepSpec, ...]:

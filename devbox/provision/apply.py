@@ -1,7 +1,7 @@
 """The stage's public function, `provision`: steps in, the guest as they say and a `Report` out.
 
 One channel reads everything, the host decides, and one more channel carries out what differs; no difference, no
-second channel. The table of kinds is here.
+second channel.
 """
 
 import secrets
@@ -16,32 +16,18 @@ from devbox import ui
 from devbox.config.model import MachineSpec, StepSpec
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision import facts, plan, report, script, wire
+from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.journal import Places
-from devbox.provision.kinds import directory, file, mount, packages, run, service, settings, template, user
-from devbox.provision.kinds import script as script_kind
 from devbox.provision.plan import Decision, Options, Status
 from devbox.provision.progress import Progress, Seen
 from devbox.provision.report import Outcome, Report
-from devbox.provision.step import Kind, Source, Step
+from devbox.provision.step import Step
 
 if TYPE_CHECKING:
     from devbox.guest.connection import Guest
 
-__all__ = ["KINDS", "Context", "Options", "Outcome", "Report", "Status", "bind", "provision"]
-
-KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
-    "directory": directory.KIND,
-    "file": file.KIND,
-    "mount": mount.KIND,
-    "packages": packages.KIND,
-    "run": run.KIND,
-    "script": script_kind.KIND,
-    "service": service.KIND,
-    "settings": settings.KIND,
-    "template": template.KIND,
-    "user": user.KIND,
-})  # fmt: skip
+__all__ = ["Context", "Options", "Outcome", "Report", "Status", "provision"]
 
 _ROUNDS = 5  # how often somebody else's run may come first
 
@@ -73,34 +59,6 @@ class Context:
 
     def run(self) -> script.Run:
         return script.Run(secrets.token_hex(16), self.places, {**self.proxies, **self.machine.env})
-
-
-def bind(specs: Sequence[StepSpec], project_root: Path, run_user: str) -> tuple[Step[Any], ...]:
-    """Steps with their kinds' own options; reads the project's files that they name, and nothing of the guest.
-
-    Raises one `step.invalid` that lists every mistake with its position.
-    """
-    steps, problems = [], []
-    for spec in specs:
-        kind = KINDS[spec.kind]
-        account = spec.user or (run_user if kind.as_login_user else "root")
-        try:
-            options = kind.parse(spec.options, Source(spec, project_root, account))
-        except DevboxError as mistake:
-            if mistake.id != "step.invalid":
-                raise
-            problems.append(f"{spec.position}: {spec.name}: {mistake.message}")
-        else:
-            steps.append(Step(spec, kind, options, account))
-    if problems:
-        one = len(problems) == 1
-        raise DevboxError(
-            "step.invalid",
-            "\n  ".join(("There is a mistake in a step:" if one else "There are mistakes in the steps:", *problems)),
-            hint=f"Correct {'it' if one else 'them'} and try again.",
-            exit_code=ExitCode.USAGE,
-        )
-    return tuple(steps)
 
 
 def provision(guest: "Guest", steps: tuple[StepSpec, ...], context: Context, options: Options) -> Report:

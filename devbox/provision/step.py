@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision import journal
 from devbox.provision.facts import Facts
+
+if TYPE_CHECKING:
+    from devbox.guest.connection import Guest
+    from devbox.guest.openssh import Endpoint
 
 SCHEMA = 1
 
@@ -38,8 +42,8 @@ class Action:
     """What brings the guest into the desired state, whatever it is in now.
 
     `script` is run by `interpreter` as the step's account. With `prelude` it is one of ours: it finds the functions
-    of prelude.sh, `$files` (the folder that holds `files`) and "1" as its first argument when something it needs
-    has changed.
+    of prelude.sh, `$files` (the folder that holds `files`, in memory), `$incoming` (the folder that holds `incoming`,
+    on the guest's disk) and "1" as its first argument when something it needs has changed.
     """
 
     script: bytes
@@ -47,6 +51,7 @@ class Action:
     interpreter: tuple[str, ...] = ("sh", "-e")
     args: tuple[str, ...] = ()
     prelude: bool = True
+    incoming: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))  # large files of this computer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,33 @@ class Source:
     user: str  # the account that does it
 
 
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """What a step finds that this computer carries out (`ansible`, `python`, `reboot`), between two runs in the guest.
+
+    `guest` is connected after the last change there, so that it has today's groups. `connect` makes another
+    connection, and waits for a guest that is booting. `output` takes what the step says, for progress and its log.
+    """
+
+    guest: "Guest"
+    connect: Callable[[], "Guest"]
+    endpoint: "Endpoint"
+    spec: StepSpec
+    root: Path  # the project's folder
+    facts: Facts
+    env: Mapping[str, str]  # the Devboxfile's and the step's own
+    secrets: Mapping[str, str]
+    output: Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HostResult:
+    """How it went; a failure is a DevboxError. `note` is shown beside the step ("3 of 12 tasks changed")."""
+
+    changed: bool = True
+    note: str = ""
+
+
 def _as_written(options: Any, facts: Facts) -> Any:  # noqa: ARG001
     return options
 
@@ -90,6 +122,9 @@ class Kind(Generic[O]):
     reads: Callable[[O], Reads] = lambda options: Reads()  # noqa: ARG005
     identity: Callable[[O, Facts], Any] = _as_written  # the options after rendering, for the digest
     content: Callable[[O, Facts], tuple[str, bytes]] | None = None  # path and new bytes, for --diff
+    preview: Callable[[O], str] | None = None  # instead: shell that prints the new text of reads().files[0] as base64
+    fetch: Callable[[O], None] | None = None  # brings to this computer what `apply` refers to; only before it acts
+    host: Callable[[O, HostSide], HostResult] | None = None  # this computer carries it out; `apply` is then not used
     revision: int = 1  # raised when the same options come to mean something else
     action: bool = False  # it does something rather than describe a state: the receipt tells whether it is done
     restarts: bool = False  # it acts when something that it needs has changed

@@ -13,7 +13,8 @@ import pytest
 from devbox.config.model import StepSpec, When
 from devbox.errors import DevboxError
 from devbox.provision import journal
-from devbox.provision.apply import Options, Report, bind, provision
+from devbox.provision.apply import Options, Report, provision
+from devbox.provision.bind import bind
 from devbox.provision.plan import Status
 from tests.unit.provision.fake import FakeGuest, step
 

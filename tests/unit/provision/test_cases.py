@@ -9,7 +9,8 @@ import pytest
 
 from devbox.config.model import StepSpec, When
 from devbox.errors import DevboxError
-from devbox.provision.apply import KINDS, Options, bind
+from devbox.provision.apply import Options
+from devbox.provision.bind import KINDS, bind
 from devbox.provision.facts import Facts, Volatile, from_lines
 from devbox.provision.journal import Journal, Receipt
 from devbox.provision.kinds.settings import Settings

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from devbox.provision import script
-from devbox.provision.apply import Options, bind, provision
+from devbox.provision.apply import Options, provision
+from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.step import Change, State, difference, parse_state
 from tests.unit.provision.fake import FakeGuest, step

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devbox.config.model import When
-from devbox.provision.apply import bind
+from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.step import Change, State, difference, parse_state, render
 from tests.unit.provision.fake import step

@@ -1,0 +1,63 @@
+"""Steps as written in, steps with their kinds out: the table of kinds, and every mistake that no schema sees."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from devbox.config.model import StepSpec
+from devbox.errors import DevboxError, ExitCode
+from devbox.provision.kinds import (
+    directory,
+    file,
+    mount,
+    packages,
+    run,
+    service,
+    settings,
+    template,
+    user,
+)
+from devbox.provision.kinds import script as script_kind
+from devbox.provision.step import Kind, Source, Step
+
+KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
+    "directory": directory.KIND,
+    "file": file.KIND,
+    "mount": mount.KIND,
+    "packages": packages.KIND,
+    "run": run.KIND,
+    "script": script_kind.KIND,
+    "service": service.KIND,
+    "settings": settings.KIND,
+    "template": template.KIND,
+    "user": user.KIND,
+})  # fmt: skip
+
+
+def bind(specs: Sequence[StepSpec], project_root: Path, run_user: str) -> tuple[Step[Any], ...]:
+    """Steps with their kinds' own options; reads the project's files that they name, and nothing of the guest.
+
+    Raises one `step.invalid` that lists every mistake with its position.
+    """
+    steps, problems = [], []
+    for spec in specs:
+        kind = KINDS[spec.kind]
+        account = spec.user or (run_user if kind.as_login_user else "root")
+        try:
+            options = kind.parse(spec.options, Source(spec, project_root, account))
+        except DevboxError as mistake:
+            if mistake.id != "step.invalid":
+                raise
+            problems.append(f"{spec.position}: {spec.name}: {mistake.message}")
+        else:
+            steps.append(Step(spec, kind, options, account))
+    if problems:
+        one = len(problems) == 1
+        raise DevboxError(
+            "step.invalid",
+            "\n  ".join(("There is a mistake in a step:" if one else "There are mistakes in the steps:", *problems)),
+            hint=f"Correct {'it' if one else 'them'} and try again.",
+            exit_code=ExitCode.USAGE,
+        )
+    return tuple(steps)
