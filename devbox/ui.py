@@ -150,6 +150,11 @@ def emit_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def emit_line(value: Any) -> None:
+    """One JSON object on a line of stdout, at once: an event, for programs."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
 def emit(text: str = "") -> None:
     """A result for people or pipes, on stdout."""
     print(text)

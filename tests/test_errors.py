@@ -10,8 +10,8 @@ AREAS = frozenset(
     re.findall(
         r"\w+",
         """
-    box config destroy disk download folder guest host init lock logs machine port project provision qemu recipe record
-    runtime seed step store tool trust
+    box config destroy disk download folder guest host init lock logs machine port project provision qemu reboot recipe
+    record runtime seed step store tool trust
 """,
     )
 )

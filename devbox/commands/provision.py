@@ -21,7 +21,10 @@ def provision(
     diff: Annotated[bool, typer.Option("--diff", help="Show changed files line by line.")] = False,
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this step; repeatable.")] = None,
     start_from: Annotated[str, typer.Option("--from", metavar="NAME", help="Begin at this step.")] = "",
+    skip: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Not this step; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Only steps with this tag; repeatable.")] = None,
     force: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This step even if unchanged.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Tell what happens as JSON lines.")] = False,
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
 ) -> None:
     """Carry out the steps that the machine still needs."""
@@ -29,7 +32,16 @@ def provision(
 
     project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
     approval.require(project, approve)
-    options = Options(check=check, diff=diff, only=tuple(only or ()), start_from=start_from, force=tuple(force or ()))
+    options = Options(
+        check=check,
+        diff=diff,
+        only=tuple(only or ()),
+        start_from=start_from,
+        force=tuple(force or ()),
+        skip=tuple(skip or ()),
+        tags=tuple(tag or ()),
+        events=json,
+    )
     with records.locked(target.existing()):
         record, seen = target.running()
         mounts = started.load(record).mounts

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from devbox.config.model import FolderType, Project, StepSpec
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
+from devbox.guest.openssh import Endpoint
+from devbox.machine import lifecycle
 from devbox.machine.lifecycle import Observation
 from devbox.provision import apply, bind, rendering, settings
 from devbox.provision.apply import Context, Options, Report
@@ -63,6 +66,7 @@ def carry_out(
     variables = {f"DEVBOX_PORT_{name.upper().replace('-', '_')}": str(number) for name, number in ports.items()}
     env = {**variables, **project.machine.env}
     project = replace(project, machine=replace(project.machine, env=env))
+    where = session.endpoint(record, seen)
     context = Context(
         project_root=project.root,
         project_name=project.name,
@@ -71,6 +75,8 @@ def carry_out(
         ports=ports,
         slowdown=slowdown,
         proxies=settings.proxy_environment(project.machine.proxy, os.environ),
+        connect=lambda: _connect_again(where, record, slowdown),
+        endpoint=where,
     )
     try:
         report = apply.provision(guest, all_steps(project, mounts), context, chosen)
@@ -88,6 +94,20 @@ def carry_out(
             openssh.drop_control(record.dir.ssh_config, host)
         openssh.warm_control(record.dir.ssh_config, host, record.dir.runtime)
     return report
+
+
+def _connect_again(where: Endpoint, record: Record, slowdown: float) -> "Guest":
+    """A further connection, whatever the guest is doing: it may be starting again just now."""
+    from devbox.guest import connection, ready
+
+    with suppress(DevboxError):
+        return connection.connect(where, 5.0)
+
+    def ended() -> str | None:
+        state = lifecycle.observe(record)
+        return None if state.state is lifecycle.State.RUNNING else f"{state.state} {state.reason}".strip()
+
+    return ready.wait(where, slowdown=slowdown, serial_log=record.dir.serial_log, alive=ended)
 
 
 def port_numbers(project: Project, seen: Observation) -> Mapping[str, int]:

@@ -30,5 +30,6 @@ class FolderType(StrEnum):
 class When(StrEnum):
     CHANGED = "changed"
     ALWAYS = "always"
+    BOOT = "boot"
     ONCE = "once"
     MANUAL = "manual"

@@ -1,26 +1,27 @@
 """The stage's public function, `provision`: steps in, the guest as they say and a `Report` out.
 
 One channel reads everything, the host decides, and one more channel carries out what differs; no difference, no
-second channel.
+second channel. A step that this computer carries out (`reboot`, `ansible`, `python`) parts the run in two.
 """
 
-import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from devbox import ui
-from devbox.config.model import MachineSpec, StepSpec
+from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
-from devbox.provision import facts, plan, report, script, wire
+from devbox.provision import events, facts, host_step, outcomes, plan, report, script, wire
 from devbox.provision.bind import bind
+from devbox.provision.context import Context
+from devbox.provision.display import Display
+from devbox.provision.events import Events
 from devbox.provision.facts import Facts
-from devbox.provision.journal import Places
 from devbox.provision.plan import Decision, Options, Status
-from devbox.provision.progress import Progress, Seen
+from devbox.provision.progress import Listener, Progress
 from devbox.provision.report import Outcome, Report
 from devbox.provision.step import Step
 
@@ -32,35 +33,6 @@ __all__ = ["Context", "Options", "Outcome", "Report", "Status", "provision"]
 _ROUNDS = 5  # how often somebody else's run may come first
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the host knows of the machine. `run_user` is the login account, `ports` are the forwarded ones by name."""
-
-    project_root: Path
-    project_name: str
-    machine: MachineSpec
-    run_user: str
-    ports: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    proxies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # settings.proxy_environment
-    slowdown: float = 1.0
-    places: Places = Places()
-
-    @property
-    def names(self) -> dict[str, Any]:
-        """What templates see, beside `arch`, `os` and `vars`."""
-        account = self.machine.user
-        return {
-            "name": self.project_name,
-            "hostname": self.machine.hostname,
-            "user": {"name": account.name, "uid": account.uid, "gid": account.gid, "home": account.home},
-            "ports": dict(self.ports),
-            "env": dict(self.machine.env),
-        }
-
-    def run(self) -> script.Run:
-        return script.Run(secrets.token_hex(16), self.places, {**self.proxies, **self.machine.env})
-
-
 def provision(guest: "Guest", steps: tuple[StepSpec, ...], context: Context, options: Options) -> Report:
     """Brings the guest into the state that the steps ask for, or with `options.check` says what that would do.
 
@@ -69,22 +41,160 @@ def provision(guest: "Guest", steps: tuple[StepSpec, ...], context: Context, opt
     """
     bound = bind(steps, context.project_root, context.run_user)
     chosen = {index: bound[index] for index in plan.select(bound, options)}
-    for _ in range(_ROUNDS):
-        answer = _look(guest, chosen, context, options)
-        known = facts.from_lines(answer.stable, context.names)
-        decisions = _decide(chosen, answer, known, options)
-        if options.check:
-            return _preview(decisions, options)
-        if not any(decision.status in plan.ACTS for decision in decisions):
-            return _told(Report(tuple(map(report.of_decision, decisions))))
-        finished = _apply(guest, decisions, known, context, options)
-        if finished is not None:
-            return finished
-    raise DevboxError(
-        "provision.busy",
-        "Another devbox provisions this machine again and again.",
-        hint="Wait for it to end, or end it, and try again.",
-    )
+    whole = _Provisioning(guest, chosen, context, options)
+    try:
+        return whole.run()
+    finally:
+        whole.close()
+
+
+class _Provisioning:
+    """All rounds of one call. A class, since a round begins where the one before it has ended."""
+
+    def __init__(self, guest: "Guest", chosen: Mapping[int, Step[Any]], context: Context, options: Options) -> None:
+        self._given = self._guest = guest
+        self._steps, self._left = chosen, dict(chosen)
+        self._keys = {step.name: step.key for step in chosen.values()}
+        self._context, self._options = context, options
+        self._settled: dict[int, Outcome] = {}
+        self._started = time.monotonic()
+
+    def close(self) -> None:
+        if self._guest is not self._given:
+            self._guest.close()
+
+    def run(self) -> Report:
+        came_first = 0
+        while True:
+            answer = _look(self._guest, self._left, self._context, self._options)
+            known = facts.from_lines(answer.stable, self._context.names)
+            decisions = _decide(self._left, answer, known, self._options)
+            if self._options.check:
+                return self._preview(decisions)
+            judge = outcomes.judge(decisions, known)
+            listener = self._listener(judge)
+            now, later = _until_host_step(decisions)
+            if any(decision.status in plan.ACTS for decision in now):
+                progress = self._apply(now, known, listener)
+                if progress is None:
+                    came_first += 1
+                    self._give_up_after(came_first)
+                    continue
+                self._settle(outcomes.of_run(now, progress, judge), listener)
+                if outcomes.broke_off(progress):
+                    return self._failed(outcomes.not_reached(later, self._settled.values()), progress, listener)
+            elif later and later[0].status in plan.ACTS:
+                self._settle({one.index: report.of_decision(one) for one in now}, listener)
+                progress = self._carry_out_here(later[0], known, listener)
+                self._settle(outcomes.of_run(later[:1], progress, judge), listener)
+                if outcomes.broke_off(progress):
+                    return self._failed(outcomes.not_reached(later[1:], self._settled.values()), progress, listener)
+            else:
+                self._settle({one.index: report.of_decision(one) for one in decisions}, listener)
+            if not self._left:
+                return self._told()
+
+    def _listener(self, judge: outcomes.Judge) -> Listener:
+        if self._options.events:
+            return Events(judge, frozenset(index for index, step in self._left.items() if step.spec.sensitive))
+        return Display(judge, diff=self._options.diff)
+
+    def _settle(self, made: Mapping[int, Outcome], listener: Listener) -> None:
+        for index, outcome in made.items():
+            if outcome.status is Status.UNKNOWN:
+                continue  # The guest asks for another round.
+            del self._left[index]
+            self._settled[index] = outcome
+            if not outcome.acted:
+                listener.settled(outcome)
+
+    def _apply(self, decisions: Sequence[Decision], known: Facts, listener: Listener) -> Progress | None:
+        """One run in the guest; None when another run came first."""
+        todo = _todo(decisions, self._options)
+        for decision in decisions:
+            if decision.step.kind.fetch and decision.status in plan.ACTS:
+                decision.step.kind.fetch(decision.step.options)
+        own = self._context.run()
+        progress = Progress(own.id, listener)
+        with _followed(progress, listener):
+            payload = script.payload(own, todo, known, self._keys)
+            wire.apply(self._guest, own, payload, user=self._context.run_user, on_data=progress.feed)
+        return None if progress.busy else progress
+
+    def _carry_out_here(self, decision: Decision, known: Facts, listener: Listener) -> Progress:
+        """A step of this computer's; then a run in the guest that writes its receipt and its log there."""
+        self._reconnect()
+        here = host_step.carry_out(decision.step, decision.index, self._guest, self._context, known, listener)
+        own = self._context.run()
+        progress = Progress(own.id, None)
+        todo = (script.Planned(decision.index, host_step.receipt(decision.step, here), force=True),)
+        try:
+            self._reconnect()  # a reboot has ended the connection that there was
+            payload = script.payload(own, todo, known, self._keys)
+            wire.apply(self._guest, own, payload, user=self._context.run_user, on_data=progress.feed)
+        except DevboxError as trouble:
+            listener.broken_off(here.error or trouble)
+            raise here.error or trouble from trouble
+        progress.finish()
+        host_step.merge(progress, decision.index, here)
+        if seen := progress.steps.get(decision.index):
+            listener.end(decision.index, seen)
+        return progress
+
+    def _reconnect(self) -> None:
+        """A connection with the groups that the account has now."""
+        if self._context.connect is None:
+            return
+        self.close()
+        self._guest = self._context.connect()
+
+    def _give_up_after(self, came_first: int) -> None:
+        if came_first >= _ROUNDS:
+            raise DevboxError(
+                "provision.busy",
+                "Another devbox provisions this machine again and again.",
+                hint="Wait for it to end, or end it, and try again.",
+            )
+
+    def _report(self) -> Report:
+        made = tuple(self._settled[index] for index in sorted(self._settled))
+        return Report(made, seconds=time.monotonic() - self._started)
+
+    def _preview(self, decisions: Sequence[Decision]) -> Report:
+        made = Report(tuple(map(report.of_decision, decisions)), preview=True, seconds=time.monotonic() - self._started)
+        if self._options.events:
+            listener = Events()
+            for outcome in made.outcomes:
+                listener.settled(outcome)
+            events.ended(made)
+        else:
+            for line in report.preview_lines(made, diff=self._options.diff):
+                ui.emit(ui.clean(line))
+        return made
+
+    def _told(self) -> Report:
+        made = self._report()
+        if self._options.events:
+            events.ended(made)
+            return made
+        lines = report.table(made)
+        if any(outcome.seconds for outcome in made.outcomes):
+            ui.say("\n".join(f"    {line}" for line in lines))
+        (ui.done if made.ok else ui.failed)(f"Steps: {made.summary} ({ui.duration(made.seconds)})")
+        return made
+
+    def _failed(self, rest: Mapping[int, Outcome], progress: Progress, listener: Listener) -> Report:
+        """Raises what went wrong, after the summary."""
+        self._settle(rest, listener)
+        made = self._told()
+        outcomes.raise_for(made, progress, self._steps)
+        return made
+
+
+def _until_host_step(decisions: Sequence[Decision]) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
+    """The decisions before the first step that this computer may have to carry out, and those from it on."""
+    now = tuple(takewhile(lambda one: not (one.step.kind.host and one.status in plan.ACTS), decisions))
+    return now, tuple(decisions[len(now) :])
 
 
 def _look(guest: "Guest", chosen: Mapping[int, Step[Any]], context: Context, options: Options) -> wire.Answer:
@@ -100,8 +210,9 @@ def _look(guest: "Guest", chosen: Mapping[int, Step[Any]], context: Context, opt
             return answer
         ui.note("A provisioning run goes on in this machine: following it.")
         other = replace(own, id=answer.running)
-        progress = Progress(other.id)
-        with _followed(progress):
+        listener = Events() if options.events else Display()
+        progress = Progress(other.id, listener)
+        with _followed(progress, listener):
             wire.attach(guest, other, user=context.run_user, on_data=progress.feed)
     return answer
 
@@ -130,29 +241,14 @@ def _todo(decisions: Sequence[Decision], options: Options) -> tuple[script.Plann
     )
 
 
-def _preview(decisions: Sequence[Decision], options: Options) -> Report:
-    made = Report(tuple(map(report.of_decision, decisions)), preview=True)
-    for line in report.preview_lines(made, diff=options.diff):
-        ui.emit(ui.clean(line))
-    return made
-
-
-def _told(made: Report) -> Report:
-    for outcome in made.outcomes:
-        if outcome.status is Status.SKIPPED:
-            ui.note(f"- {outcome.name}: skipped, {outcome.reason}")
-    (ui.done if made.ok else ui.failed)(f"Steps: {made.summary}")
-    return made
-
-
 @contextmanager
-def _followed(progress: Progress) -> Iterator[None]:
-    """Ends a progress display however its channel ends, and says what a lost connection means."""
+def _followed(progress: Progress, listener: Listener) -> Iterator[None]:
+    """Ends what is shown however the channel ends, and says what a lost connection means."""
     try:
         yield
     except BaseException as error:
         name = progress.steps[progress.current].name if progress.current is not None else ""
-        progress.close(error)
+        listener.broken_off(error)
         if isinstance(error, KeyboardInterrupt) and name:
             ui.note(f"`{name}` goes on in the machine; `devbox provision` follows it.")
         if isinstance(error, DevboxError) and error.id == "guest.connection-lost":
@@ -164,70 +260,5 @@ def _followed(progress: Progress) -> Iterator[None]:
             ) from error
         raise
     progress.finish()
-    progress.close(None if progress.done or progress.busy else DevboxError("provision.killed", ""))
-
-
-def _apply(
-    guest: "Guest", decisions: Sequence[Decision], known: Facts, context: Context, options: Options
-) -> Report | None:
-    """Carries out the steps that are to do; None when another run came first."""
-    own, todo = context.run(), _todo(decisions, options)
-    by_index = {decision.index: decision for decision in decisions}
-    keys = {decision.step.name: decision.step.key for decision in decisions}
-
-    def finished(index: int, seen: Seen) -> None:
-        decision = by_index[index]
-        outcome = report.of_run(decision, seen, decision.step.desired(known))
-        if outcome.status is Status.CHANGED:
-            for line in report.detail_lines(outcome, diff=options.diff):
-                ui.note(f"  {line}")
-
-    progress = Progress(own.id, finished)
-    with _followed(progress):
-        wire.apply(guest, own, script.payload(own, todo, known, keys), user=context.run_user, on_data=progress.feed)
-    if progress.busy:
-        return None
-    made = _told(Report(_outcomes(decisions, progress, known, {one.index for one in todo})))
-    _raise_for(made, progress, by_index)
-    return made
-
-
-def _outcomes(decisions: Sequence[Decision], progress: Progress, known: Facts, sent: set[int]) -> tuple[Outcome, ...]:
-    made: list[Outcome] = []
-    failed: set[str] = set()
-    for decision in decisions:
-        seen = progress.steps.get(decision.index)
-        if seen is not None and seen.outcome:
-            outcome = report.of_run(decision, seen, decision.step.desired(known))
-        elif decision.index not in sent:
-            outcome = report.of_decision(decision)
-        elif failed.intersection(decision.step.spec.needs):
-            outcome = report.of_decision(decision, Status.BLOCKED)
-        else:
-            outcome = report.of_decision(decision, Status.NOT_REACHED)
-        if outcome.status in (Status.FAILED, Status.BLOCKED):
-            failed.add(outcome.name)
-        made.append(outcome)
-    return tuple(made)
-
-
-def _raise_for(made: Report, progress: Progress, by_index: Mapping[int, Decision]) -> None:
-    for index, seen in progress.steps.items():
-        if seen.outcome != "failed":
-            continue
-        spec = by_index[index].step.spec
-        reason = next(outcome.reason for outcome in made.outcomes if outcome.name == spec.name)
-        output = "its output is withheld, since it is sensitive" if spec.sensitive else ui.clean("".join(seen.tail))
-        raise DevboxError(
-            "provision.failed",
-            f"The step `{spec.name}` ({spec.position}) failed: {reason}.",
-            hint=f"Read its whole output with `devbox logs '{spec.name}'`; `devbox provision` resumes at it.",
-            details=output.rstrip(),
-        )
-    if not progress.done:
-        raise DevboxError(
-            "provision.killed",
-            "The provisioning run was killed in the machine before its end.",
-            hint="`devbox provision` resumes where it stood.",
-            details=progress.lost,
-        )
+    if not (progress.done or progress.busy):
+        listener.broken_off(DevboxError("provision.killed", ""))

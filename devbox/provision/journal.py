@@ -17,6 +17,7 @@ class Receipt:
     needs: Mapping[str, str]  # key of a needed step → its change, as of this step's last success
     finished: int  # seconds since 1970, by the guest's clock
     ms: int
+    boot: str = ""  # the boot in which that was
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def parse(text: str) -> Journal:
                 dict(needs),
                 int(fields["finished"]),
                 int(fields["ms"]) if fields.get("ms", "").isdigit() else 0,
+                fields.get("boot", ""),
             )
         fields.clear()
         needs.clear()

@@ -34,13 +34,18 @@ ACTS = frozenset({Status.WOULD_CHANGE, Status.UNKNOWN})
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`only` and `start_from` choose steps by name; `force` carries out those that are as they should be, too."""
+    """`only`, `start_from` and `skip` choose steps by name, `tags` by their tags; `force` carries out those that are
+    as they should be, too. `events` tells the run as JSON lines on stdout instead of in words.
+    """
 
     check: bool = False
     diff: bool = False
     only: tuple[str, ...] = ()
     start_from: str = ""
     force: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +60,35 @@ class Decision:
 
 
 def select(steps: Sequence[Step[Any]], options: Options) -> list[int]:
-    """The places of the steps that are asked for. Raises `provision.no-step` for a name that is none of theirs."""
+    """The places of the steps that are asked for. Raises `provision.no-step` for a name or a tag that none has."""
     names = [step.name for step in steps]
-    for name in (*options.only, *([options.start_from] if options.start_from else []), *options.force):
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1, 0.5)
-            raise DevboxError(
-                "provision.no-step",
-                f"There is no step named `{name}`.",
-                hint=f"Did you mean `{close[0]}`?" if close else f"The steps are: {', '.join(names)}",
-                exit_code=ExitCode.USAGE,
-            )
-    if options.only:
-        return [index for index, name in enumerate(names) if name in options.only]
-    return list(range(names.index(options.start_from) if options.start_from else 0, len(names)))
+    first = [options.start_from] if options.start_from else []
+    for name in (*options.only, *first, *options.force, *options.skip):
+        _must_be_one_of(name, names, "step named")
+    for tag in options.tags:
+        _must_be_one_of(tag, sorted({tag for step in steps for tag in step.spec.tags}), "step with the tag")
+    begin = names.index(options.start_from) if options.start_from else 0
+    return [
+        index
+        for index, step in enumerate(steps)
+        if index >= begin
+        and (not options.only or step.name in options.only)
+        and (not options.tags or set(options.tags) & set(step.spec.tags))
+        and step.name not in options.skip
+    ]
+
+
+def _must_be_one_of(word: str, known: Sequence[str], what: str) -> None:
+    if word in known:
+        return
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    listed = f"There {'is' if len(known) == 1 else 'are'}: {', '.join(known)}." if known else "No step has one."
+    raise DevboxError(
+        "provision.no-step",
+        f"There is no {what} `{word}`.",
+        hint=f"Did you mean `{close[0]}`?" if close else listed,
+        exit_code=ExitCode.USAGE,
+    )
 
 
 def decide(steps: Mapping[int, Step[Any]], answer: Answer, facts: Facts, options: Options) -> tuple[Decision, ...]:
@@ -77,7 +97,7 @@ def decide(steps: Mapping[int, Step[Any]], answer: Answer, facts: Facts, options
     acting = False
     for index, step in steps.items():
         seen = answer.steps.get(index, Probed())
-        decision = _decide(index, step, seen, _Known(facts, answer.journal, options, made))
+        decision = _decide(index, step, seen, _Known(facts, answer.journal, answer.volatile.boot, options, made))
         # A guard that does not hold may hold once an earlier step has run.
         if acting and decision.status is Status.SKIPPED and not decision.final:
             decision = Decision(index, step, Status.UNKNOWN, reason="an earlier step may change its condition")
@@ -90,6 +110,7 @@ def decide(steps: Mapping[int, Step[Any]], answer: Answer, facts: Facts, options
 class _Known:
     facts: Facts
     journal: Journal
+    boot: str  # the guest's boot id
     options: Options
     earlier: Mapping[str, Decision]
 
@@ -114,6 +135,7 @@ def _decide(index: int, step: Step[Any], seen: Probed, known: _Known) -> Decisio
     for reason, holds in (
         ("it is forced", forced),
         ("`when: always`", spec.when is When.ALWAYS),
+        ("it has not run since this boot", spec.when is When.BOOT and (not receipt or receipt.boot != known.boot)),
         ("an earlier run was cut off in it", known.journal.is_pending(step.key)),
     ):
         if holds:

@@ -284,18 +284,19 @@ become() {
 # Whether a command of the user's succeeds: guard USER TEXT
 guard() { (umask 022 && session='' && become "$1" sh -c "$2") </dev/null >/dev/null 2>&1; }
 
-# Sets what the receipt of a step holds: recorded (its digest), change, needed (` key:change …`). One that a power
+# Sets what the receipt of a step holds: recorded (its digest), change, needed (` key:change …`), booted. One that a power
 # loss has torn lacks its last line, and counts as none.
 receipt() {
-  recorded='' change='' needed=' ' whole=''
+  recorded='' change='' needed=' ' booted='' whole=''
   [ -e "$journal/$1" ] || return 0
   while IFS='=' read -r part value; do
     case $part in
       digest) recorded=$value ;;
       change) change=$value ;;
       need) needed="$needed$value " ;;
+      boot) booted=$value ;;
       finished) whole=1 ;;
     esac
   done <"$journal/$1"
-  [ -n "$whole" ] || { recorded='' change='' needed=' '; }
+  [ -n "$whole" ] || { recorded='' change='' needed=' ' booted=''; }
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from devbox import ui
 from devbox.provision.plan import Decision, Status
-from devbox.provision.progress import Seen
+from devbox.provision.seen import Seen
 from devbox.provision.step import Change, Step, difference
 
 _MARKS = {Status.WOULD_CHANGE: "~", Status.UNKNOWN: "?", Status.SKIPPED: "-", Status.SAME: "="}
@@ -29,12 +29,14 @@ class Outcome:
     changes: tuple[Change, ...] = ()
     reason: str = ""
     diff: str = ""
+    acted: bool = False  # it was in a run, so it has been told already
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     outcomes: tuple[Outcome, ...]
     preview: bool = False
+    seconds: float = 0.0  # from the first look to the last receipt
 
     def count(self, status: Status) -> int:
         return sum(outcome.status == status for outcome in self.outcomes)
@@ -49,7 +51,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.failed == 0
+        return not any(self.count(status) for status in (Status.FAILED, Status.BLOCKED, Status.NOT_REACHED))
 
     @property
     def summary(self) -> str:
@@ -74,19 +76,22 @@ def of_decision(decision: Decision, status: Status | None = None) -> Outcome:
 def of_run(decision: Decision, seen: Seen, desired: tuple[tuple[str, str], ...]) -> Outcome:
     """What the guest made of a step; its changes by the state that it found there just before."""
     spec = decision.step.spec
-    status = {"same": Status.SAME, "changed": Status.CHANGED, "failed": Status.FAILED}.get(seen.outcome, Status.SKIPPED)
+    known = {"same": Status.SAME, "changed": Status.CHANGED, "failed": Status.FAILED, "stale": Status.UNKNOWN}
+    status = known.get(seen.outcome, Status.SKIPPED)
     changes = difference(seen.before, desired) if seen.before is not None else decision.changes
     reason = decision.reason
     if status is Status.FAILED:
         reason = failure(decision.step, seen, desired)
     elif status is Status.SKIPPED:
         reason = seen.reason or decision.reason or f"`{spec.condition.get('test', '')}` does not succeed"
-    return Outcome(spec.name, spec.kind, status, seen.seconds, changes, reason, decision.diff)
+    return Outcome(spec.name, spec.kind, status, seen.seconds, changes, reason, decision.diff, acted=True)
 
 
 def failure(step: Step[object], seen: Seen, desired: tuple[tuple[str, str], ...]) -> str:
     """Why a step counts as failed, in words."""
     match seen.result:
+        case "here":
+            return seen.reason
         case "timeout":
             return f"it was stopped after its time limit of {ui.duration(step.spec.timeout or 0)}"
         case "receipt":
@@ -117,6 +122,15 @@ def detail_lines(outcome: Outcome, *, diff: bool) -> list[str]:
     """What changed, or would; of a new thing its being new says enough, and an action is not a state."""
     lines = [] if not outcome.changes or outcome.changes[0].field == "done" else list(map(describe, outcome.changes))
     return [*lines, *(outcome.diff.splitlines() if diff else [])]
+
+
+def table(report: Report) -> list[str]:
+    """A line for each step that something was done for or about: status, time, name."""
+    shown = [one for one in report.outcomes if one.status is not Status.SAME or one.seconds >= 1]
+    width = max((len(one.status) for one in shown), default=0)
+    return [
+        f"{one.status:<{width}}  {ui.duration(one.seconds) if one.seconds else '-':>9}  {one.name}" for one in shown
+    ]
 
 
 def preview_lines(report: Report, *, diff: bool) -> list[str]:

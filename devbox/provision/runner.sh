@@ -14,14 +14,14 @@ is_same() { [ $seen = 0 ] && [ "$actual" = "$expected" ]; }
 find_trigger() {
   triggered=''
   wanted_needs=''
-  own_recorded=$recorded own_change=$change own_needed=$needed
+  own_recorded=$recorded own_change=$change own_needed=$needed own_booted=$booted
   for need in $needs; do
     receipt "$need"
     [ -n "$change" ] || continue
     wanted_needs="$wanted_needs$need:$change "
     case $own_needed in *" $need:$change "*) ;; *) triggered=$restarts ;; esac
   done
-  recorded=$own_recorded change=$own_change needed=$own_needed
+  recorded=$own_recorded change=$own_change needed=$own_needed booted=$own_booted
 }
 
 # Whether an earlier run was cut off between this step's work and its receipt. A mark whose change the receipt has is
@@ -87,6 +87,7 @@ record() {
   {
     printf 'step=%s\nname=%s\ndigest=%s\nchange=%s\n' "$key" "$name" "$wanted" "$change"
     for need in $wanted_needs; do field need "$need"; done
+    field boot "$boot"
     field ms $((ms - begun))
     field finished $((epoch + (ms - started) / 1000))
   } >"$aside" || return 1
@@ -119,14 +120,26 @@ act() {
   frame begin "$index" "$log" "$name"
   attempts
   if [ "$result" != 0 ]; then finish failed; return; fi
+  # It says itself that there was nothing to do: then nothing that needs it runs again.
+  unchanged=''
+  if [ -e "$files/unchanged" ]; then
+    unchanged=1 change=${own_change:-$change}
+    printf '%s\n' "$change" >"$journal/$key.pending"
+  fi
   recorded=$wanted fresh=1
   look
   if ! is_same; then state_section after; result=differs; finish failed; return; fi
   if [ -n "$was_same" ] && [ -z "$action$triggered$pending" ]; then
-    spent="$spent $journal/$key.pending"
-    finish same
-  elif record; then finish changed
-  else result=receipt; finish failed; fi
+    unchanged=1 change=${own_change:-$change}
+    if [ "$when" != boot ]; then
+      spent="$spent $journal/$key.pending"
+      finish same
+      return
+    fi
+  fi
+  if ! record; then result=receipt; finish failed
+  elif [ -n "$unchanged" ]; then finish same
+  else finish changed; fi
 }
 
 step() {
@@ -141,6 +154,7 @@ step() {
   look
   if [ $seen = 10 ]; then state_section before; finish skipped; return; fi
   if ! is_same || [ -n "$force$triggered" ] || [ "$when" = always ]; then act; return; fi
+  if [ "$when" = boot ] && [ "$booted" != "$boot" ]; then act; return; fi
   if [ -z "$pending" ]; then finish same; return; fi
   if [ -n "$action" ]; then act; return; fi
   change=$id.$index

@@ -184,7 +184,7 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
         "printf '%s\\n' $$ >\"$run/pid\"\n"
         '[ ! -d "$base/held" ] || cp "$run/pid" "$base/held/pid"\n'
         '[ -d "$journal" ] && [ -d "$logs" ] || mkdir -p "$journal" "$logs" || exit 1\n'
-        "failed='' spent='' epoch=$(date +%s)\nnow\nstarted=$ms\n"
+        "read -r boot </proc/sys/kernel/random/boot_id\nfailed='' spent='' epoch=$(date +%s)\nnow\nstarted=$ms\n"
     )
     # Its readers know by the missing `main` that it has ended, so what is slow comes before `done`.
     tail = '[ -z "$spent" ] || { sync; rm -f $spent; }\nframe done\nrm -rf "$base/current" "$base/held" "$run"\n'

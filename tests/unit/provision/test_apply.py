@@ -96,7 +96,7 @@ def test_a_failure_stops_the_run_and_the_next_resumes_there(
         go(*steps)
     assert failure.value.id == "provision.failed"
     assert "`second` (Devboxfile:7) failed: exit status 7" in failure.value.message
-    assert failure.value.details == "why"
+    assert failure.value.details == f"$ echo why; test -e {flag} || exit 7"[:82].rstrip() + "\nwhy"
     assert "1 same" not in capsys.readouterr().err
     flag.touch()
     assert statuses(go(*steps)) == ["same", "changed", "changed", "changed"]
@@ -377,7 +377,7 @@ def test_environment_and_folder(guest: FakeGuest, project: Path) -> None:
     assert home
     with pytest.raises(DevboxError) as failure:
         provision(guest, (step("run", "true", cwd="/no/such/folder"),), context, Options())
-    assert failure.value.details == "The folder /no/such/folder does not exist."
+    assert failure.value.details == "$ true\nThe folder /no/such/folder does not exist."
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another account")
@@ -397,7 +397,7 @@ def test_a_step_as_another_account(guest: FakeGuest, go: Go, tmp_path: Path) -> 
     assert (out / "mine").owner() == "nobody"
     with pytest.raises(DevboxError) as failure:
         go(step("run", "true", user="no-such-account"))
-    assert failure.value.details == "The account no-such-account does not exist."
+    assert failure.value.details == "$ true\nThe account no-such-account does not exist."
 
 
 def test_a_command_with_an_interpreter_of_its_own(guest: FakeGuest, project: Path, go: Go) -> None:

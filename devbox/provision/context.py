@@ -1,0 +1,56 @@
+"""What the host knows of the machine that it provisions: names for templates, the way in, the environment of steps."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from devbox.config.model import MachineSpec
+from devbox.provision import script
+from devbox.provision.journal import Places
+
+if TYPE_CHECKING:
+    from devbox.guest.connection import Guest
+    from devbox.guest.openssh import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`run_user` is the login account, `ports` are the forwarded ones by name.
+
+    `connect` makes another connection to the guest, waiting for one that is booting; with `endpoint` it is what
+    steps need that this computer carries out.
+    """
+
+    project_root: Path
+    project_name: str
+    machine: MachineSpec
+    run_user: str
+    ports: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    proxies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # settings.proxy_environment
+    slowdown: float = 1.0
+    places: Places = Places()
+    connect: "Callable[[], Guest] | None" = None
+    endpoint: "Endpoint | None" = None
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What templates see, beside `arch`, `os` and `vars`."""
+        account = self.machine.user
+        return {
+            "name": self.project_name,
+            "hostname": self.machine.hostname,
+            "user": {"name": account.name, "uid": account.uid, "gid": account.gid, "home": account.home},
+            "ports": dict(self.ports),
+            "env": dict(self.machine.env),
+        }
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What every step finds in its environment."""
+        return {**self.proxies, **self.machine.env}
+
+    def run(self) -> script.Run:
+        return script.Run(secrets.token_hex(16), self.places, self.env)
