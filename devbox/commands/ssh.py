@@ -1,20 +1,47 @@
-"""`devbox ssh`: becomes OpenSSH, with the machine's own key and pinned host key, in the matching folder."""
+"""`devbox ssh`: becomes OpenSSH, with the machine's own key and pinned host key, in the matching folder.
 
+With `--at STEP` in the place of a step: its account, folder and environment, to find out why it fails.
+"""
+
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from devbox import proc
+from devbox import paths, proc, ui
 from devbox.commands import session
 
 
 def ssh(
     command: Annotated[str, typer.Option("--command", "-c", help="Run this instead of a shell.", metavar="CMD")] = "",
     plain: Annotated[bool, typer.Option("--home", help="Land in the home folder.")] = False,
+    at: Annotated[
+        str, typer.Option("--at", metavar="STEP", help="With this step's account, folder and environment.")
+    ] = "",
 ) -> None:
     """Open a shell in the machine, in this folder."""
     open_session = session.current()
-    folder = None if plain else open_session.folder
-    words = ("/bin/sh", "-c", command)
-    remote = session.remote_script(words, folder) if command else session.login_shell(folder)
+    if at:
+        remote = _at(at, command)
+    else:
+        folder = None if plain else open_session.folder
+        words = ("/bin/sh", "-c", command)
+        remote = session.remote_script(words, folder) if command else session.login_shell(folder)
     proc.become(open_session.argv(remote, terminal=session.has_terminal() or not command))
+
+
+def _at(name: str, command: str) -> str:
+    from devbox.commands import steps, target
+    from devbox.config import build
+    from devbox.machine import started
+    from devbox.provision import bind, plan, script
+
+    record, seen = target.running()
+    project = build.load(paths.find_project(Path.cwd()))
+    context = steps.context_of(project, record, seen, slowdown=1.0)
+    bound = bind.bind(steps.all_steps(project, started.load(record).mounts), project.root, record.user)
+    (place,) = plan.select(bound, plan.Options(only=(name,)))
+    step = bound[place]
+    if not command:
+        ui.note(f"As {step.user}{f' in {step.spec.cwd}' if step.spec.cwd else ''}, as `{name}` has it.")
+    return script.as_root(script.at_step(context.run(), step, command), user=record.user)

@@ -61,25 +61,9 @@ def carry_out(
 ) -> Report:
     """The steps, carried out in the guest. `slowdown` stretches time limits. Raises what `apply.provision` raises."""
     chosen = options or Options()
-    ports = port_numbers(project, seen)
-    # A named port is known in the machine too, by the number it has on this computer.
-    variables = {f"DEVBOX_PORT_{name.upper().replace('-', '_')}": str(number) for name, number in ports.items()}
-    env = {**variables, **project.machine.env}
-    project = replace(project, machine=replace(project.machine, env=env))
-    where = session.endpoint(record, seen)
-    context = Context(
-        project_root=project.root,
-        project_name=project.name,
-        machine=project.machine,
-        run_user=record.user,
-        ports=ports,
-        slowdown=slowdown,
-        proxies=settings.proxy_environment(project.machine.proxy, os.environ),
-        connect=lambda: _connect_again(where, record, slowdown),
-        endpoint=where,
-    )
+    context = context_of(project, record, seen, slowdown=slowdown)
     try:
-        report = apply.provision(guest, all_steps(project, mounts), context, chosen)
+        report = apply.provision(guest, all_steps(replace(project, machine=context.machine), mounts), context, chosen)
     except DevboxError as trouble:
         if trouble.exit_code is ExitCode.FAILED:
             outcome.remember(record, summary=trouble.message, ok=False)
@@ -94,6 +78,25 @@ def carry_out(
             openssh.drop_control(record.dir.ssh_config, host)
         openssh.warm_control(record.dir.ssh_config, host, record.dir.runtime)
     return report
+
+
+def context_of(project: Project, record: Record, seen: Observation, *, slowdown: float) -> Context:
+    """What provisioning must know of the machine that runs."""
+    ports = port_numbers(project, seen)
+    # A named port is known in the machine too, by the number it has on this computer.
+    variables = {f"DEVBOX_PORT_{name.upper().replace('-', '_')}": str(number) for name, number in ports.items()}
+    where = session.endpoint(record, seen)
+    return Context(
+        project_root=project.root,
+        project_name=project.name,
+        machine=replace(project.machine, env={**variables, **project.machine.env}),
+        run_user=record.user,
+        ports=ports,
+        slowdown=slowdown,
+        proxies=settings.proxy_environment(project.machine.proxy, os.environ),
+        connect=lambda: _connect_again(where, record, slowdown),
+        endpoint=where,
+    )
 
 
 def _connect_again(where: Endpoint, record: Record, slowdown: float) -> "Guest":

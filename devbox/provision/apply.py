@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from devbox import ui
@@ -192,9 +191,16 @@ class _Provisioning:
 
 
 def _until_host_step(decisions: Sequence[Decision]) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
-    """The decisions before the first step that this computer may have to carry out, and those from it on."""
-    now = tuple(takewhile(lambda one: not (one.step.kind.host and one.status in plan.ACTS), decisions))
-    return now, tuple(decisions[len(now) :])
+    """The decisions before the first step that this computer may have to carry out, and those from it on.
+
+    Behind a step that acts every such step may have to: what was seen of it may not hold any more.
+    """
+    acting = False
+    for at, one in enumerate(decisions):
+        if one.step.kind.host and not one.final and (acting or one.status in plan.ACTS):
+            return tuple(decisions[:at]), tuple(decisions[at:])
+        acting = acting or one.status in plan.ACTS
+    return tuple(decisions), ()
 
 
 def _look(guest: "Guest", chosen: Mapping[int, Step[Any]], context: Context, options: Options) -> wire.Answer:

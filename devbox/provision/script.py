@@ -263,6 +263,21 @@ def as_root(command: str, *, user: str) -> str:
     return f"sh -c {quote(command)}" if user == "root" else f"sudo -n sh -c {quote(command)}"
 
 
+def at_step(run: Run, step: Step[Any], command: str) -> str:
+    """What a step's command would be in: account, folder, environment. `command` "" is the account's own shell."""
+    words = _step_words({"cwd": step.spec.cwd, "session": ""}) + _environment(run, step)
+    shell = f"sh -c {quote(command)}" if command else '"$own" -i'
+    return "".join((
+        _settings(run),
+        _shell("prelude"),
+        "umask 022\nset +f\n",
+        words,
+        f"account {quote(step.user)} || fail 'The account '{quote(step.user)}' does not exist.'\n",
+        "case $account_shell in '' | */nologin | */false) own=/bin/sh ;; *) own=$account_shell ;; esac\n",
+        f"become {quote(step.user)} {shell}\n",
+    ))  # fmt: skip
+
+
 EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byte
 
 

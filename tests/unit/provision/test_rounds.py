@@ -115,6 +115,14 @@ def test_a_step_here_is_tried_again(go: Go, here: Here, monkeypatch: pytest.Monk
     assert here.calls == ["flaky"] * 2
 
 
+def test_a_step_here_is_looked_at_again_behind_a_step_that_acts(guest: FakeGuest, go: Go, here: Here) -> None:
+    flag = guest.path("flag")
+    wanted = step("here", {"run": "work", "unless": f"test ! -e {flag}"}, "here")
+    assert statuses(go(wanted)) == ["same"]
+    assert statuses(go(step("run", f"touch {flag}", "flag"), wanted)) == ["changed", "changed"]
+    assert here.calls == ["work"]
+
+
 def test_what_a_step_here_needs_must_not_fail(go: Go, here: Here) -> None:
     with pytest.raises(DevboxError):
         go(step("run", "exit 1", "before"), step("here", "work", "here"))
