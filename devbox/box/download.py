@@ -57,6 +57,7 @@ class _Job:
     digest: Digest | None
     title: str
     bounds: Bounds
+    otherwise: str
 
 
 def fetch(
@@ -66,10 +67,14 @@ def fetch(
     *,
     title: str = "",
     bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    otherwise: str = _ADD,
 ) -> Downloaded:
-    """Raises `download.…` errors and `store.full`; after those the partial file is kept wherever it can be of use."""
+    """Raises `download.…` errors and `store.full`; after those the partial file is kept wherever it can be of use.
+
+    `otherwise` is the hint that says what else can be done about a file that cannot be fetched.
+    """
     algorithms = ("sha256", "sha512") if digest and digest.algorithm == "sha512" else ("sha256",)
-    job = _Job(_address(url), digest, title or "Fetching an image", bounds)
+    job = _Job(_address(url), digest, title or "Fetching an image", bounds, otherwise)
     for last in (False, True):
         with Partial(part, algorithms) as file:
             if digest is None or digest not in file.digests():  # else an earlier run ended after the last byte
@@ -114,7 +119,7 @@ def _attempt(client: httpx.Client, job: _Job, file: Partial) -> None:
         if response.status_code == 416:
             file.keep(0)
             raise _Interrupted("the server has fewer bytes than before")
-        _judge_status(response, job.url)
+        _judge_status(response, job)
         total = _total(response, file)
         _judge_total(total, response, job)
         partial.require_space(file.path.parent, (total or 0) - file.size)
@@ -218,8 +223,8 @@ def _address(url: str) -> httpx.URL:
     if address.scheme != "https" and not (address.scheme == "http" and _is_loopback(address)):
         raise DevboxError(
             "download.insecure",
-            f"Images are fetched by https only, and {_shown(address)} is not.",
-            hint="Use the https address; or fetch the file yourself and add it: devbox box add FILE",
+            f"Files are fetched by https only, and {_shown(address)} is not.",
+            hint="Use the https address; or fetch the file yourself (an image is then added by devbox box add FILE)",
             exit_code=ExitCode.USAGE,
         )
     return address
@@ -232,16 +237,17 @@ def _is_loopback(url: httpx.URL) -> bool:
         return url.host == "localhost"
 
 
-def _judge_status(response: httpx.Response, url: httpx.URL) -> None:
+def _judge_status(response: httpx.Response, job: _Job) -> None:
     status = response.status_code
     if status in {200, 206}:
         return
     if status in _TRANSIENT:
         raise _Interrupted(f"{response.url.host} answers {status}")
+    where = _shown(job.url)
     if status in {404, 410}:
-        raise DevboxError("download.gone", f"The file is not there any more ({status}): {_shown(url)}", hint=_ADD)
+        raise DevboxError("download.gone", f"The file is not there any more ({status}): {where}", hint=job.otherwise)
     raise DevboxError(
-        "download.refused", f"{response.url.host} refuses the download ({status}): {_shown(url)}", hint=_ADD
+        "download.refused", f"{response.url.host} refuses the download ({status}): {where}", hint=job.otherwise
     )
 
 
@@ -252,13 +258,13 @@ def _judge_total(total: int | None, response: httpx.Response, job: _Job) -> None
         raise DevboxError(
             "download.refused",
             f"{response.url.host} does not say how long the file is, so nothing would tell whether all of it arrived.",
-            hint=_ADD,
+            hint=job.otherwise,
         )
 
 
 def _too_large(bounds: Bounds) -> DevboxError:
     return DevboxError(
-        "download.too-large", f"The file is larger than the {ui.size(bounds.size)} that an image may have."
+        "download.too-large", f"The file is larger than the {ui.size(bounds.size)} that a file may have."
     )
 
 
@@ -267,7 +273,7 @@ def _gave_up(job: _Job, file: Partial, trouble: Exception) -> DevboxError:
     return DevboxError(
         "download.failed",
         f"The download from {job.url.host} failed: {_reason(trouble)}.",
-        hint=f"Run the same command again{after}. {_ADD}",
+        hint=f"Run the same command again{after}. {job.otherwise}",
         details=_shown(job.url),
     )
 
@@ -293,7 +299,7 @@ def _mismatch(url: httpx.URL, digest: Digest, found: tuple[Digest, ...]) -> Devb
     got = next(each for each in found if each.algorithm == digest.algorithm)
     return DevboxError(
         "download.digest",
-        f"{_shown(url)} is not the image asked for: its digest is {got}, and {digest} was expected. It was removed.",
+        f"{_shown(url)} is not the file asked for: its digest is {got}, and {digest} was expected. It was removed.",
         hint="Do not use it. If the publisher has replaced the file on purpose, put the new digest into the Devboxfile",
         details=f"expected {digest}\nreceived {got}",
     )

@@ -1,4 +1,5 @@
-"""Removes from the store what nobody uses: images, broken-off downloads, damaged files. Says what and how much.
+"""Removes from the store what nobody uses: images, broken-off downloads, damaged files, steps' files that were not
+asked for in a month. Says what and how much.
 
 In use is what a machine hard-links or names in its record, and what some devbox asked for a moment ago.
 """
@@ -15,6 +16,7 @@ from devbox.box import store
 from devbox.errors import DevboxError
 
 _JUST_NOW = 60.0  # seconds between an `up` that found the image and its hard link to it: far more than it takes
+_STALE = 30 * 86400.0  # seconds since a step's file was last asked for
 _LEFTOVER = 3600.0  # seconds; index files are written a moment before their blob is there
 
 
@@ -41,7 +43,13 @@ def prune(in_use: Collection[str], *, dry_run: bool) -> Pruned:
     """`in_use` are the sha256 that machines' records name. With `dry_run` nothing is touched."""
     removed: list[Item] = []
     kept: list[Item] = []
-    for item, taken in (*_partials(dry_run=dry_run), *_damaged(dry_run=dry_run), *_blobs(in_use, dry_run=dry_run)):
+    found = (
+        *_partials(dry_run=dry_run),
+        *_damaged(dry_run=dry_run),
+        *_artefacts(dry_run=dry_run),
+        *_blobs(in_use, dry_run=dry_run),
+    )
+    for item, taken in found:
         (kept if taken else removed).append(item)
     if not dry_run:
         _forget_leftovers()
@@ -73,6 +81,17 @@ def _damaged(*, dry_run: bool) -> Iterator[tuple[Item, bool]]:
         if not dry_run:
             path.unlink(missing_ok=True)
         yield item, False
+
+
+def _artefacts(*, dry_run: bool) -> Iterator[tuple[Item, bool]]:
+    """Files of steps, by provision/artefacts.py, which touches them at each use. A recent one is not worth a word."""
+    for path in sorted((paths.cache_dir() / "artefacts").glob("*")):
+        item = Item("download", path.name[:12], _allocated(path))
+        with suppress(FileNotFoundError), store.lock(f"artefact-{path.name}"):
+            if time.time() - path.stat().st_mtime > _STALE:
+                if not dry_run:
+                    path.unlink()
+                yield item, False
 
 
 def _blobs(in_use: Collection[str], *, dry_run: bool) -> Iterator[tuple[Item, bool]]:

@@ -11,7 +11,7 @@ import select
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,8 @@ _SLICE = 256 << 10
 _OPEN_TIMEOUT = 10.0
 _KEEPALIVE = 15
 _KILLED = 255  # what OpenSSH's client says of a remote shell that a signal ended
+
+Input = bytes | Iterable[bytes]  # pieces are taken one by one, so that a large file is never in memory as a whole
 
 # Paramiko prints to stderr what it also raises.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -61,7 +63,7 @@ class Guest(Protocol):
         self,
         command: str,
         *,
-        stdin: bytes | None = None,
+        stdin: Input | None = None,
         timeout: float | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Result: ...
@@ -91,7 +93,7 @@ class FabricGuest:
         self,
         command: str,
         *,
-        stdin: bytes | None = None,
+        stdin: Input | None = None,
         timeout: float | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
@@ -227,10 +229,11 @@ def _lost(trouble: Exception) -> DevboxError:
 class _Exchange:
     """One command's input and output, in one thread: it reads while it sends, so neither side can block the other."""
 
-    def __init__(self, channel: Any, stdin: bytes, on_output: Callable[[bytes], None] | None) -> None:
+    def __init__(self, channel: Any, stdin: Input, on_output: Callable[[bytes], None] | None) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
         self._channel, self._on_output = channel, on_output
-        self._pending = memoryview(stdin)
+        self._pieces: Iterator[bytes] = iter((stdin,) if isinstance(stdin, bytes) else stdin)
+        self._pending = memoryview(b"")
         self._sent_all = False
         self._poll = select.poll()
         self._poll.register(channel.fileno(), select.POLLIN)
@@ -274,14 +277,23 @@ class _Exchange:
         if self._sent_all:
             return False
         sent = 0
+        self._next_piece()
         try:
             while self._pending and sent < _SLICE and self._channel.send_ready():
                 count = self._channel.send(bytes(self._pending[: 32 << 10]))
                 self._pending = self._pending[count:]
                 sent += count
+                self._next_piece()
             if not self._pending:
                 self._channel.shutdown_write()
                 self._sent_all = True
         except OSError:
             self._sent_all = True  # The command ended, or closed its input, without reading all: not our trouble.
         return sent > 0
+
+    def _next_piece(self) -> None:
+        while not self._pending:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return
+            self._pending = memoryview(piece)

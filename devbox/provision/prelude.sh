@@ -10,6 +10,7 @@ environment() { :; }
 
 field() { printf '%s=%s\n' "$1" "$2"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
+stale() { exit 75; }  # of an action that needs a large file which was not sent: another run brings it
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # The clock that no one sets: milliseconds since boot, without a fork.

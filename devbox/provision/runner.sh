@@ -35,7 +35,10 @@ find_pending() {
 
 perform() {
   late=$run/late.$index
-  [ "$user" = root ] || chown -R "$user" "$files"
+  if [ "$user" != root ]; then
+    chown -R "$user" "$files"
+    [ ! -d "$incoming" ] || chown -R "$user" "$incoming"
+  fi
   (
     exec 9>&-
     umask 022
@@ -55,11 +58,14 @@ perform() {
   [ ! -e "$late" ] || { rm -f "$late"; kill -KILL "-$pid" 2>/dev/null; result=timeout; }
 }
 
+# Our own script has found that it needs files which were not sent with this run.
+is_stale() { [ "$result" = 75 ] && [ -n "$ours" ]; }
+
 attempts() {
   attempt=0 delay=1
   while :; do
     perform
-    [ "$result" != 0 ] && [ $attempt -lt "$retries" ] || return 0
+    [ "$result" != 0 ] && [ $attempt -lt "$retries" ] && ! is_stale || return 0
     attempt=$((attempt + 1))
     frame retry "$index" $attempt "$result"
     sleep $delay
@@ -106,7 +112,7 @@ state_section() {
 finish() {
   now
   frame end "$index" "$1" "$result" $((ms - begun))
-  case $1 in failed) failed=1 ;; esac
+  case $1 in failed | stale) failed=1 ;; esac
 }
 
 act() {
@@ -119,6 +125,11 @@ act() {
   : >"$log"
   frame begin "$index" "$log" "$name"
   attempts
+  if is_stale; then
+    [ -n "$pending" ] || spent="$spent $journal/$key.pending"  # it has not begun
+    finish stale
+    return
+  fi
   if [ "$result" != 0 ]; then finish failed; return; fi
   # It says itself that there was nothing to do: then nothing that needs it runs again.
   unchanged=''
@@ -145,7 +156,7 @@ act() {
 step() {
   [ -z "$failed" ] || return 0
   now
-  begun=$ms files=$run/$index fresh='' result=0
+  begun=$ms files=$run/$index incoming=$state/incoming/$id/$index fresh='' result=0
   receipt "$key"
   find_trigger
   find_pending

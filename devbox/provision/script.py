@@ -2,9 +2,7 @@
 settings of the run and the steps' own fragments. Everything that comes from a Devboxfile is quoted or in a file.
 """
 
-import io
 import math
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,10 +15,8 @@ from devbox.config.model import When
 from devbox.provision import journal
 from devbox.provision.facts import Facts
 from devbox.provision.journal import Places
+from devbox.provision.payload import Payload
 from devbox.provision.step import Reads, Step, render
-
-# GNU tar warns of time stamps that are implausibly old, or in the guest's future.
-_MTIME = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +30,11 @@ class Run:
     @property
     def folder(self) -> str:
         return f"{self.places.runs}/{self.id}"
+
+    @property
+    def incoming(self) -> str:
+        """Where large files of this run lie, on the guest's disk."""
+        return f"{self.places.state}/incoming/{self.id}"
 
 
 @cache
@@ -139,6 +140,7 @@ class Planned:
     index: int
     step: Step[Any]
     force: bool
+    incoming: bool = True  # its large files are sent along; else its script calls `stale` should it need them
 
 
 def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) -> str:
@@ -161,6 +163,7 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         "action": "1" if step.kind.action else "",
         "restarts": "1" if step.kind.restarts else "",
         "sensitive": "1" if spec.sensitive else "",
+        "ours": "1" if action.prelude else "",
     }
     test = spec.condition.get("test")
     program = " ".join(map(quote, action.interpreter))
@@ -187,7 +190,10 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
         "read -r boot </proc/sys/kernel/random/boot_id\nfailed='' spent='' epoch=$(date +%s)\nnow\nstarted=$ms\n"
     )
     # Its readers know by the missing `main` that it has ended, so what is slow comes before `done`.
-    tail = '[ -z "$spent" ] || { sync; rm -f $spent; }\nframe done\nrm -rf "$base/current" "$base/held" "$run"\n'
+    tail = (
+        '[ ! -d "$state/incoming/$id" ] || rm -rf "$state/incoming/$id"\n'
+        '[ -z "$spent" ] || { sync; rm -f $spent; }\nframe done\nrm -rf "$base/current" "$base/held" "$run"\n'
+    )
     switch = _SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
     return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, switch, head, steps, tail))
@@ -196,10 +202,12 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
 _START = """
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
-take_lock || { cd /; rm -rf "$run"; frame busy; exit 0; }
+take_lock || { cd /; rm -rf "$run" "$state/incoming/$id"; frame busy; exit 0; }
+# Whether the files of that run are still on their way.
+is_coming() { [ -r "$base/$1/sender" ] && read -r sender <"$base/$1/sender" && kill -0 "$sender" 2>/dev/null; }
 set +f
-for old in "$base"/*; do  # of runs that were killed
-  case $old in "$run" | "$base/lock" | "$base/held" | "$base/current") ;; *) rm -rf "$old" ;; esac
+for old in "$base"/* "$state/incoming"/*; do  # of runs that were killed
+  case ${old##*/} in "$id" | lock | held | current | '*') ;; *) is_coming "${old##*/}" || rm -rf "$old" ;; esac
 done
 set -f
 printf '%s\\n' "$id" >"$base/current"
@@ -218,8 +226,9 @@ is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 """
 
 
-def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str]) -> bytes:
+def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str]) -> Payload:
     """The tar of an apply run: the same bytes for the same input. `keys` are those of all steps, by name."""
+    incoming: dict[str, Path] = {}
     members: dict[str, bytes] = {
         "main": _main(run, planned, facts, keys).encode(),
         "start": f"{_settings(run)}{_shell('prelude')}{_shell('lock')}{_shell('follow')}{_START}".encode(),
@@ -227,30 +236,18 @@ def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[st
     }
     for one in planned:
         action = one.step.kind.apply(one.step.options, facts)
-        folder = f"{run.folder}/{one.index}"
+        folder, coming = f"{run.folder}/{one.index}", f"{run.incoming}/{one.index}"
         head = (
-            f"state={quote(run.places.state)} files={quote(folder)}\n. {quote(run.folder + '/prelude')}\n{_PREPARE}"
+            f"state={quote(run.places.state)} files={quote(folder)} incoming={quote(coming)}\n"
+            f". {quote(run.folder + '/prelude')}\n{_PREPARE}"
             if action.prelude
             else ""
         )
         members[f"{one.index}/script"] = head.encode() + action.script
         members.update({f"{one.index}/{name}": data for name, data in action.files.items()})
-    return _tar(members)
-
-
-def _tar(members: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for folder in sorted({name.partition("/")[0] for name in members if "/" in name}):
-            info = tarfile.TarInfo(folder)
-            info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o700, _MTIME
-            tar.addfile(info)
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            # The prelude holds no secret, and scripts of other accounts read it.
-            info.size, info.mode, info.mtime = len(data), 0o644 if name == "prelude" else 0o600, _MTIME
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
+        if one.incoming:
+            incoming.update({f"{coming}/{name}": path for name, path in action.incoming.items()})
+    return Payload({f"{run.folder}/{name}": data for name, data in members.items()}, incoming)
 
 
 def attach(run: Run) -> str:
@@ -281,11 +278,13 @@ def at_step(run: Run, step: Step[Any], command: str) -> str:
 EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byte
 
 
-def unpack_and_start(run: Run) -> str:
-    """The command that takes the tar on its stdin."""
-    base, folder = quote(run.places.runs), quote(run.folder)
+def unpack_and_start(run: Run, *, incoming: bool) -> str:
+    """The command that takes the tar on its stdin. Whatever of it has arrived goes when the rest does not come."""
+    base, folder, state, coming = map(quote, (run.places.runs, run.folder, run.places.state, run.incoming))
     # 0711: an account may reach its own step's files, which are its, but list and read nothing else.
+    disk = f"mkdir -p {coming} && chmod 0711 {state} {state}/incoming {coming} && " if incoming else ""
     return (
         f"umask 077; [ -d {base} ] || {{ mkdir -p {base} && chmod 0711 {base}; }}; "
-        f"mkdir -m 0711 {folder} && cd {folder} && tar -xf - && exec sh ./start"
+        f"mkdir -m 0711 {folder} && echo $$ >{folder}/sender && {disk}cd / && "
+        f"if tar -xf -; then cd {folder} && exec sh ./start; else rm -rf {folder} {coming}; exit 1; fi"
     )

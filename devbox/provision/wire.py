@@ -16,11 +16,13 @@ from devbox.errors import DevboxError
 from devbox.provision import journal, script
 from devbox.provision.facts import Volatile
 from devbox.provision.journal import Journal
+from devbox.provision.payload import Payload
 from devbox.provision.step import State, parse_state
 
 if TYPE_CHECKING:
     from devbox.guest.connection import (
         Guest,
+        Input,
     )  # importing it costs Fabric's 0.2 s, which a check of the steps need not pay
 
 NOT_APPLICABLE = 10  # the exit status of a probe whose step does not apply
@@ -171,9 +173,9 @@ def _refuse(stderr: bytes, user: str) -> None:
     raise DevboxError("provision.probe", "The machine's state could not be read.", details=details)
 
 
-def apply(guest: "Guest", run: script.Run, payload: bytes, *, user: str, on_data: Callable[[bytes], None]) -> None:
+def apply(guest: "Guest", run: script.Run, payload: Payload, *, user: str, on_data: Callable[[bytes], None]) -> None:
     """One channel: unpacks the tar in the guest, starts its run there and follows it to its end."""
-    command = script.as_root(script.unpack_and_start(run), user=user)
+    command = script.as_root(script.unpack_and_start(run, incoming=bool(payload.incoming)), user=user)
     _follow(guest, command, payload, on_data)
 
 
@@ -182,7 +184,7 @@ def attach(guest: "Guest", run: script.Run, *, user: str, on_data: Callable[[byt
     _follow(guest, script.as_root(script.EVAL, user=user), script.attach(run).encode(), on_data)
 
 
-def _follow(guest: "Guest", command: str, stdin: bytes, on_data: Callable[[bytes], None]) -> None:
+def _follow(guest: "Guest", command: str, stdin: "Input", on_data: Callable[[bytes], None]) -> None:
     result = guest.run(command, stdin=stdin, on_output=on_data)
     if result.status != 0:
         raise DevboxError(

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import socket
@@ -34,6 +35,27 @@ def test_a_command_s_status_output_and_errors_come_back_apart(guest: FabricGuest
     assert guest.run("true").status == 0
     assert guest.run("no-such-program-here").status == 127
     assert guest.channels == 3
+
+
+def test_input_in_pieces_is_taken_as_it_can_be_sent(guest: FabricGuest) -> None:
+    def pieces() -> Iterator[bytes]:
+        for number in range(64):
+            yield b"" if number % 3 == 0 else bytes([number]) * 100_000
+
+    done = guest.run("exec sha256sum", stdin=pieces(), timeout=300)
+    whole = b"".join(bytes([n]) * 100_000 for n in range(64) if n % 3)
+    assert done.text.split()[0] == hashlib.sha256(whole).hexdigest()
+
+
+def test_an_error_of_the_input_ends_the_command(guest: FabricGuest) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x"
+        raise DevboxError("provision.input", "gone")
+
+    with pytest.raises(DevboxError) as error:
+        guest.run("exec cat", stdin=pieces(), timeout=300)
+    assert error.value.id == "provision.input"
+    assert guest.run("echo on", timeout=30).text == "on\n"
 
 
 def test_stdin_is_empty_unless_given(guest: FabricGuest) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from devbox.config.model import Arch, MachineSpec, StepSpec
 from devbox.errors import DevboxError
-from devbox.guest.connection import Result
+from devbox.guest.connection import Input, Result
 from devbox.provision.apply import Context
 from devbox.provision.journal import Places
 
@@ -56,7 +56,7 @@ class FakeGuest:
         self,
         command: str,
         *,
-        stdin: bytes | None = None,
+        stdin: Input | None = None,
         timeout: float | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
@@ -78,7 +78,8 @@ class FakeGuest:
             assert child.stdout is not None
             with child:
                 with contextlib.suppress(BrokenPipeError):  # it may end without reading, as over SSH
-                    child.stdin.write(stdin or b"")
+                    for piece in (stdin,) if isinstance(stdin, bytes) else stdin or ():
+                        child.stdin.write(piece)
                 with contextlib.suppress(BrokenPipeError):
                     child.stdin.close()
                 output = b""
