@@ -241,7 +241,12 @@ def _todo(decisions: Sequence[Decision], options: Options) -> tuple[script.Plann
     """The first step that acts and all after it: what it does may change what was seen of those."""
     first = next((at for at, decision in enumerate(decisions) if decision.status in plan.ACTS), len(decisions))
     return tuple(
-        script.Planned(decision.index, decision.step, decision.step.name in options.force)
+        script.Planned(
+            decision.index,
+            decision.step,
+            force=decision.step.name in options.force,
+            incoming=decision.status in plan.ACTS,
+        )
         for decision in decisions[first:]
         if not (decision.final and decision.status is Status.SKIPPED)
     )

@@ -18,7 +18,9 @@ from devbox.errors import DevboxError
 if TYPE_CHECKING:
     from devbox.config.model import Port
 
-FIRST, LAST = 20000, 59999  # where a host port is picked that the Devboxfile leaves open
+# Where a host port is picked that the Devboxfile leaves open: below those that the kernel hands out by itself (32768
+# and up on Linux), or a connection of another program could have it between our look and QEMU's.
+FIRST, LAST = 20000, 32767
 _PROC = Path("/proc")
 
 
