@@ -8,8 +8,13 @@ from typing import Any
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision.kinds import (
+    absent,
+    block,
     directory,
     file,
+    group,
+    line,
+    link,
     mount,
     packages,
     reboot,
@@ -23,8 +28,13 @@ from devbox.provision.kinds import script as script_kind
 from devbox.provision.step import Kind, Source, Step
 
 KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
+    "absent": absent.KIND,
+    "block": block.KIND,
     "directory": directory.KIND,
     "file": file.KIND,
+    "group": group.KIND,
+    "line": line.KIND,
+    "link": link.KIND,
     "mount": mount.KIND,
     "packages": packages.KIND,
     "reboot": reboot.KIND,

@@ -183,9 +183,14 @@ def _why(step: Step[Any], journal: Journal) -> str:
 
 def _diff(step: Step[Any], seen: Probed, known: _Known) -> str:
     """A unified diff of text; of secret content nothing, its digests are among the changes."""
-    if step.kind.content is None or not known.options.diff or step.spec.sensitive:
+    if not known.options.diff or step.spec.sensitive:
         return ""
-    path, content = step.kind.content(step.options, known.facts)
+    if step.kind.content:
+        path, content = step.kind.content(step.options, known.facts)
+    elif seen.new is not None:
+        path, content = step.kind.reads(step.options).files[0], seen.new
+    else:
+        return ""
     try:
         old, new = (seen.content or b"").decode(), content.decode()
     except UnicodeDecodeError:

@@ -69,8 +69,18 @@ probe_path() {
 }
 
 # Old text for a unified diff: only of files that are small.
-old_content() {
-  path_state "$1" && [ "$type" = file ] && [ -z "$(find "$1" -size +256k)" ] && base64 <"$1"
+old_content() { path_state "$1" && [ "$type" = file ] && is_small "$1" && base64 <"$1"; }
+is_small() { [ -z "$(find "$1" -size +256k)" ]; }
+
+# Sets $real to what a path stands for once links are followed, and type, mode, owner, group and ids to those of it;
+# an empty type when nothing is there yet. Fails for a link that leads nowhere.
+follow() {
+  real=$1
+  path_state "$1" || { type=''; return 0; }
+  [ "$type" = link ] || return 0
+  real=$(readlink -f -- "$1") || return 1
+  load_paths "$real"
+  path_state "$real" || type=''
 }
 
 # Sets $text to what a small file holds.

@@ -59,3 +59,10 @@ look() {
   probe </dev/null 2>/dev/null
   frame ended "$1" $?
 }
+
+# Prints the text that step $1 would make of its file, where `preview` can tell it.
+previewed() {
+  value=$(preview </dev/null 2>/dev/null) || return 0
+  frame new "$1"
+  printf '%s\n' "$value"
+}

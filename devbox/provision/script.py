@@ -37,9 +37,12 @@ class Run:
         return f"{self.places.state}/incoming/{self.id}"
 
 
+_PARTS = {"prelude": ("prelude", "rewrite")}
+
+
 @cache
 def _shell(name: str) -> str:
-    return (Path(__file__).parent / f"{name}.sh").read_text()
+    return "".join((Path(__file__).parent / f"{part}.sh").read_text() for part in _PARTS.get(name, (name,)))
 
 
 def _settings(run: Run) -> str:
@@ -129,6 +132,10 @@ def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
         if diff and step.kind.content and not step.spec.sensitive:
             path = step.kind.reads(step.options).files[0]
             parts.append(f"frame content {index}; old_content {quote(path)}\n")
+        if diff and step.kind.preview and not step.spec.sensitive:
+            path = step.kind.reads(step.options).files[0]
+            parts.append(f'frame content {index}; follow {quote(path)} && old_content "$real"\n')
+            parts.append(f"preview() {{\n{step.kind.preview(step.options)}\n}}\npreviewed {index}\n")
     parts.append("frame end\n")
     return "".join(parts)
 

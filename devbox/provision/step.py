@@ -122,7 +122,9 @@ class Kind(Generic[O]):
     reads: Callable[[O], Reads] = lambda options: Reads()  # noqa: ARG005
     identity: Callable[[O, Facts], Any] = _as_written  # the options after rendering, for the digest
     content: Callable[[O, Facts], tuple[str, bytes]] | None = None  # path and new bytes, for --diff
-    preview: Callable[[O], str] | None = None  # instead: shell that prints the new text of reads().files[0] as base64
+    # Instead, where only the guest can tell: the body of a read-only shell function that prints the new text of
+    # reads().files[0] as base64, or fails where there is nothing to show.
+    preview: Callable[[O], str] | None = None
     fetch: Callable[[O], None] | None = None  # brings to this computer what `apply` refers to; only before it acts
     host: Callable[[O, HostSide], HostResult] | None = None  # this computer carries it out; `apply` is then not used
     revision: int = 1  # raised when the same options come to mean something else

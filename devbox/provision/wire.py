@@ -83,6 +83,7 @@ class Probed:
     reason: str = ""
     met: bool = True  # its `if: test`
     content: bytes | None = None  # the old text, for a diff
+    new: bytes | None = None  # the new one, where the guest computes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ def _probed(sections: Mapping[tuple[str, ...], bytes]) -> dict[int, Probed]:
             text.strip() if status == str(NOT_APPLICABLE) else "",
             met.get(index, True),
             _decode(sections.get(("content", str(index)))),
+            _decode(sections.get(("new", str(index)))),
         )
     return found
 

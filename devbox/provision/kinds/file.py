@@ -55,35 +55,50 @@ load_files "$path"
 path_state "$path" || type=''
 [ "$type" != directory ] || fail "$path is a folder."
 if [ "$type" != file ] || ! file_hash "$path" || [ "$hash" != "$sha256" ]; then
-  [ -d "${path%/*}/" ] || mkdir -p "${path%/*}"
-  aside=$path.devbox-$$
-  trap '[ ! -e "$aside" ] || rm -f "$aside"' EXIT
-  cat "$files/content" >"$aside"
-  if [ "$type" = file ]; then
-    [ "$ids" = 0:0 ] || chown "$ids" "$aside"  # first, since it clears set-id bits
-    [ "$mode" = 0644 ] || chmod "$mode" "$aside"
-  else
-    owner=$USER group='' mode=0644
-  fi
-  mv -f "$aside" "$path"
-  ! have restorecon || restorecon "$path" 2>/dev/null || :
+"""
+
+_BEGIN = """[ -d "${path%/*}/" ] || mkdir -p "${path%/*}"
+aside=$path.devbox-$$
+trap '[ ! -e "$aside" ] || rm -f "$aside"' EXIT
+"""
+# What nobody else may read must not be readable for a moment either.
+_PRIVATE = "made=0600\n"
+_AS_BEFORE = """if [ "$type" = file ] && [ "$mode" != 0644 ]; then made=0600; else made=0644; fi
+"""
+_UMASK = """[ $made = 0644 ] || umask 077
+"""
+_END = """
+if [ "$type" = file ]; then
+  [ "$ids" = 0:0 ] || chown "$ids" "$aside"  # first, since it clears set-id bits
+  [ "$mode" = $made ] || chmod "$mode" "$aside"
+else
+  owner=$USER group='' mode=$made
 fi
+mv -f "$aside" "$path"
+! have restorecon || restorecon "$path" 2>/dev/null || :
 """
 
 
-def own(file: File) -> str:
+def replacing(file: File, write: str) -> str:
+    """Shell lines that put what `write` writes to "$aside" in the place of "$path", whose state is known, at once."""
+    return f"{_BEGIN}{_PRIVATE if file.mode else _AS_BEFORE}{_UMASK}{write}{_END}"
+
+
+def own(file: File, *, link: bool = False) -> str:
     """Shell lines that give a path the stated owner and mode, where $owner, $group and $mode are others."""
     account = quote(f"{file.owner}{':' + file.group if file.group else ''}")
     stated = (("owner", file.owner), ("group", file.group))
     same = " && ".join(f'[ "${name}" = {quote(value)} ]' for name, value in stated if value)
     # A change of owner clears set-id bits, so the mode comes last and is given again.
-    lines = f"{{ {same}; }} || {{ chown {account} \"$path\"; mode=''; }}\n" if same else ""
+    command = f'chown {"-h " if link else ""}{account} "$path"'
+    lines = f"{{ {same}; }} || {{ {command}; mode=''; }}\n" if same else ""
     return lines + (f'[ "$mode" = {file.mode} ] || chmod {file.mode} "$path"\n' if file.mode else "")
 
 
 def apply(file: File, facts: Facts) -> Action:
     sha256 = dict(desired(file, facts))["sha256"]
-    script = f"path={quote(file.path)} sha256={sha256}\n{_APPLY}{own(file)}"
+    replace = replacing(file, 'cat "$files/content" >"$aside"')
+    script = f"path={quote(file.path)} sha256={sha256}\n{_APPLY}{replace}fi\n{own(file)}"
     return Action(script.encode(), {CONTENT: file.content})
 
 
