@@ -8,8 +8,11 @@ from typing import Any
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision.kinds import (
+    copy,
     directory,
+    download,
     file,
+    git,
     mount,
     packages,
     run,
@@ -22,8 +25,11 @@ from devbox.provision.kinds import script as script_kind
 from devbox.provision.step import Kind, Source, Step
 
 KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
+    "copy": copy.KIND,
     "directory": directory.KIND,
+    "download": download.KIND,
     "file": file.KIND,
+    "git": git.KIND,
     "mount": mount.KIND,
     "packages": packages.KIND,
     "run": run.KIND,

@@ -50,15 +50,17 @@ def desired(file: File, facts: Facts) -> State:  # noqa: ARG001
     return (("type", "file"), ("sha256", hashlib.sha256(file.content).hexdigest()), *file.stated)
 
 
-_APPLY = """
+# With $path, $sha256 and $content, the file that holds the new bytes.
+PUT = """
 load_files "$path"
 path_state "$path" || type=''
 [ "$type" != directory ] || fail "$path is a folder."
 if [ "$type" != file ] || ! file_hash "$path" || [ "$hash" != "$sha256" ]; then
+  [ -e "$content" ] || stale
   [ -d "${path%/*}/" ] || mkdir -p "${path%/*}"
   aside=$path.devbox-$$
   trap '[ ! -e "$aside" ] || rm -f "$aside"' EXIT
-  cat "$files/content" >"$aside"
+  cat "$content" >"$aside"
   if [ "$type" = file ]; then
     [ "$ids" = 0:0 ] || chown "$ids" "$aside"  # first, since it clears set-id bits
     [ "$mode" = 0644 ] || chmod "$mode" "$aside"
@@ -83,7 +85,7 @@ def own(file: File) -> str:
 
 def apply(file: File, facts: Facts) -> Action:
     sha256 = dict(desired(file, facts))["sha256"]
-    script = f"path={quote(file.path)} sha256={sha256}\n{_APPLY}{own(file)}"
+    script = f"path={quote(file.path)} sha256={sha256} content=$files/{CONTENT}\n{PUT}{own(file)}"
     return Action(script.encode(), {CONTENT: file.content})
 
 
