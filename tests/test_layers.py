@@ -67,6 +67,7 @@ HIDDEN_IMPORTS = {
     ("config/lock", "devbox.config.contract"): "jsonschema, 90 ms that a right file does not need",
     ("fs", "hashlib"): "3 ms of OpenSSL that `status` does not need",
     ("paths", "platformdirs"): "25 ms that Linux does not need",
+    ("provision/archive", "zstandard"): "20 ms that other archives do not need",
     ("provision/artefacts", "devbox.box.download"): "httpx, 80 ms that a file which is here does not need",
     ("provision/rendering", "jinja2"): "60 ms that a file without templates does not need",
     ("machine/lifecycle", "devbox.machine.start"): "10 ms of planning QEMU that `status` does not need",

@@ -4,6 +4,8 @@ Kept below the cache under their digest, read-only, and looked at again before e
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from devbox import fs, paths, ui
@@ -19,21 +21,28 @@ def path(sha256: str) -> Path:
     return paths.cache_dir() / "artefacts" / sha256
 
 
+@contextmanager
+def making(name: str) -> Iterator[Path]:
+    """A partial file; no other devbox makes what is kept under this name (a digest, or begins with one) meanwhile."""
+    cache, key = paths.cache_dir(), f"artefact-{name}"
+    part = fs.make_private_dir(cache / "partial") / f"{key}.part"
+    fs.make_private_dir(path(name).parent)
+    lock = fs.make_private_dir(cache / "locks") / key  # the one that `box prune` takes before it removes the file
+    with fs.lock(lock, wait=_WAIT, on_wait=lambda who: ui.note(f"Waiting for {who}, which works on the same file")):
+        yield part
+        partial.discard(part)  # also what a kill left between publishing and this
+
+
 def ensure(url: str, sha256: str, *, title: str) -> Path:
     """The file of this digest, fetched only when it is not here. Raises `download.…` errors and `store.full`."""
-    whole, key = path(sha256), f"artefact-{sha256}"
-    cache = paths.cache_dir()
-    part = fs.make_private_dir(cache / "partial") / f"{key}.part"
-    lock = fs.make_private_dir(cache / "locks") / key  # the one that `box prune` takes before it removes the file
-    with fs.lock(lock, wait=_WAIT, on_wait=lambda who: ui.note(f"Waiting for {who}, which fetches the same file")):
+    whole = path(sha256)
+    with making(sha256) as part:
         if not _is_right(whole, sha256):
             from devbox.box import download  # noqa: PLC0415 - httpx costs 80 ms, and mostly the file is here
 
             download.fetch(url, part, Digest("sha256", sha256), title=title, otherwise=_OTHERWISE)
             part.chmod(0o444)
-            fs.make_private_dir(whole.parent)
             fs.publish(part, whole)
-        partial.discard(part)  # also what a kill left between publishing and this
         os.utime(whole)  # `box prune` removes what was not asked for in a long time
     return whole
 

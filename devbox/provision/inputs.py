@@ -66,6 +66,14 @@ def read_tree(root: Path, source: str) -> tuple[Input, ...]:
     return tuple(found)
 
 
+def folder(root: Path, source: str) -> Path:
+    """A folder of the project. Raises `step.invalid` when it is missing, outside or no folder."""
+    path = _inside(root, source)
+    if not path.is_dir():
+        raise invalid(f"{source} is not a folder")
+    return path
+
+
 def mode(value: Any) -> str:
     """Permission bits as the probe prints them (0644, 01777); "" when they are not stated.
 

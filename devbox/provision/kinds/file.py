@@ -95,11 +95,16 @@ def own(file: File, *, link: bool = False) -> str:
     return lines + (f'[ "$mode" = {file.mode} ] || chmod {file.mode} "$path"\n' if file.mode else "")
 
 
+def put(file: File) -> str:
+    """Shell lines that make "$path" of "$content", the file that holds the new bytes, with the digest $sha256."""
+    replace = replacing(file, 'cat "$content" >"$aside"')
+    return f'{_APPLY}[ -e "$content" ] || stale\n{replace}fi\n{own(file)}'
+
+
 def apply(file: File, facts: Facts) -> Action:
     sha256 = dict(desired(file, facts))["sha256"]
-    replace = replacing(file, 'cat "$files/content" >"$aside"')
-    script = f"path={quote(file.path)} sha256={sha256}\n{_APPLY}{replace}fi\n{own(file)}"
-    return Action(script.encode(), {CONTENT: file.content})
+    words = f"path={quote(file.path)} sha256={sha256} content=$files/{CONTENT}\n"
+    return Action(f"{words}{put(file)}".encode(), {CONTENT: file.content})
 
 
 def content(file: File, facts: Facts) -> tuple[str, bytes]:  # noqa: ARG001
