@@ -1,6 +1,7 @@
 """Steps as written in, steps with their kinds out: the table of kinds, and every mistake that no schema sees."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision.kinds import (
+    ansible,
     directory,
     file,
     mount,
     packages,
+    python,
     reboot,
     run,
     service,
@@ -23,10 +26,12 @@ from devbox.provision.kinds import script as script_kind
 from devbox.provision.step import Kind, Source, Step
 
 KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
+    "ansible": ansible.KIND,
     "directory": directory.KIND,
     "file": file.KIND,
     "mount": mount.KIND,
     "packages": packages.KIND,
+    "python": python.KIND,
     "reboot": reboot.KIND,
     "run": run.KIND,
     "script": script_kind.KIND,
@@ -53,7 +58,8 @@ def bind(specs: Sequence[StepSpec], project_root: Path, run_user: str) -> tuple[
                 raise
             problems.append(f"{spec.position}: {spec.name}: {mistake.message}")
         else:
-            steps.append(Step(spec, kind, options, account))
+            here = kind if not kind.in_guest(options) else replace(kind, host=None)
+            steps.append(Step(spec, here, options, account))
     if problems:
         one = len(problems) == 1
         raise DevboxError(
