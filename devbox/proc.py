@@ -4,10 +4,14 @@ Always an argument list, never a shell; started in `/`, never in the project fol
 holds is picked up by accident; an explicit environment.
 """
 
+import contextlib
 import os
 import resource
+import select
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +132,74 @@ def stream(argv: Argv, *, env: Mapping[str, str] | None = None) -> Child:
         env=base_environment(env),
         cwd="/",
     )
+
+
+def follow(
+    argv: Argv,
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    on_output: Callable[[bytes], None],
+    timeout: float | None = None,
+) -> int:
+    """Run a program to its end in `cwd`, a folder of ours, telling its output (both streams) as it comes.
+
+    It and all that it started in its session are ended by `timeout` (in seconds), by Ctrl-C, and when it ends itself.
+    Returns its status. Raises `tool.timeout`.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with subprocess.Popen(
+        [os.fspath(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=base_environment(env),
+        cwd=cwd,
+        start_new_session=True,
+    ) as child:
+        try:
+            _tell(child, on_output, deadline)
+            return child.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired) as late:
+            name = Path(child.args[0]).name  # type: ignore[index, arg-type]
+            raise DevboxError("tool.timeout", f"`{name}` did not end within {timeout:.0f} s and was stopped.") from late
+        finally:
+            _end_group(child)
+
+
+def _tell(child: Child, on_output: Callable[[bytes], None], deadline: float | None) -> None:
+    """Until its output ends, or the program does: what it left running may hold the pipe open. Raises TimeoutError."""
+    assert child.stdout is not None
+    pipe = child.stdout.fileno()
+    while True:
+        left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError
+        if select.select([pipe], [], [], left)[0]:
+            data = os.read(pipe, 1 << 16)
+            if not data:
+                return
+            on_output(data)
+        elif child.poll() is not None:
+            return
+
+
+def _end_group(child: Child) -> None:
+    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; macOS says so of zombies
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(patience)
+            if number is signal.SIGKILL or not _group_lives(child.pid):
+                return
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def become(argv: Argv, *, env: Mapping[str, str] | None = None) -> NoReturn:

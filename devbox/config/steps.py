@@ -16,7 +16,7 @@ COMMON = frozenset(
     ("name", "as", "when", "needs", "if", "tags", "layer", "refresh", "sensitive", "env", "secrets", "timeout")
     + ("retries", "cwd")
 )
-_PRIMARY = ("path", "name", "dest", "run", "src")
+_PRIMARY = ("path", "name", "dest", "run", "src", "playbook")
 _OCTAL = re.compile(r"(?:0o)?([0-7]{3,5})\Z")
 
 

@@ -1,6 +1,7 @@
 """What a Devboxfile asks of this computer, and which of it the user has approved for this checkout.
 
-`capabilities` is pure. Approvals lie in the user's state, never in the repository, and are asked again only for growth.
+`capabilities` only reads. Approvals lie in the user's state, never in the repository, and are asked again only for
+growth, and for code that changed.
 """
 
 import hashlib
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devbox import fs, paths
+from devbox.config import host_code
 from devbox.config.model import Network, Project
+from devbox.errors import DevboxError
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,7 +32,7 @@ class Capability:
 
 def capabilities(project: Project) -> tuple[Capability, ...]:
     """Everything the project asks of this computer, sorted by id and without duplicates."""
-    found = {capability.id: capability for one in (_folders, _ports, _box, _rest) for capability in one(project)}
+    found = {capability.id: capability for one in (_folders, _ports, _box, _rest, _code) for capability in one(project)}
     return tuple(found[id] for id in sorted(found))
 
 
@@ -98,6 +101,19 @@ def _rest(project: Project) -> Iterator[Capability]:
         yield Capability(f"cert:{where}", f"the certificate {inside or path} is read", inside is not None)
 
 
+def _code(project: Project) -> Iterator[Capability]:
+    """The project's code that runs here; another digest is another capability, so code that changed is asked again."""
+    for spec in project.machine.steps:
+        local = spec.kind == "ansible" and host_code.playbook_options(spec.options).get("local", False)
+        if spec.kind not in host_code.KINDS or local:
+            continue
+        try:
+            code = host_code.of_step(spec, project.root)
+        except DevboxError:
+            continue  # A mistake in the step, which is said with its position when the steps are read.
+        yield Capability(code.id, code.sentence)
+
+
 def digest(asked: Sequence[Capability]) -> str:
     """A short name for exactly these capabilities, for `--approve=<hash>`."""
     return hashlib.sha256(json.dumps(sorted(one.id for one in asked)).encode()).hexdigest()[:16]
@@ -105,13 +121,18 @@ def digest(asked: Sequence[Capability]) -> str:
 
 def missing(project: Project) -> tuple[Capability, ...]:
     """What needs an approval and has none yet."""
-    approved = _approved(_file(project))
+    approved = _approved(_file(project.root))
     return tuple(capability for capability in needing_approval(project) if capability.id not in approved)
+
+
+def is_approved(root: Path, id: str) -> bool:
+    """Whether the capability of this id has been approved for the project in `root`."""
+    return id in _approved(_file(root))
 
 
 def approve(project: Project) -> None:
     """Approve everything that the project asks for now, and nothing that it asked for earlier."""
-    path = _file(project)
+    path = _file(project.root)
     kept = {
         "project": os.fspath(project.root.resolve()),
         "approved": [capability.id for capability in needing_approval(project)],
@@ -120,8 +141,8 @@ def approve(project: Project) -> None:
     fs.write_atomic(path, json.dumps(kept, indent=2).encode())
 
 
-def _file(project: Project) -> Path:
-    name = hashlib.sha256(os.fsencode(project.root.resolve())).hexdigest()
+def _file(root: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
     return paths.state_dir() / "approvals" / f"{name}.json"
 
 

@@ -55,6 +55,18 @@ def ssh_config(endpoint: Endpoint, name: str, control: Path, *, forward_agent: b
         "HostName": endpoint.host,
         "Port": str(endpoint.port),
         "User": endpoint.user,
+        **pinned(endpoint),
+        "ForwardAgent": "yes" if forward_agent else "no",
+        "ControlMaster": "no",  # `warm_control` makes it: two that would at once complain to the user
+        "ControlPath": _quoted(control),
+        "ControlPersist": "10m",
+    }
+    return f"Host {host_alias(name)}\n" + "".join(f"  {key} {value}\n" for key, value in options.items())
+
+
+def pinned(endpoint: Endpoint) -> dict[str, str]:
+    """What makes OpenSSH talk to this guest only, by its own key, and give up in time."""
+    return {
         "IdentityFile": _quoted(endpoint.key),
         "IdentitiesOnly": "yes",
         "PreferredAuthentications": "publickey",
@@ -65,16 +77,11 @@ def ssh_config(endpoint: Endpoint, name: str, control: Path, *, forward_agent: b
         "HostKeyAlgorithms": "ssh-ed25519",
         "CheckHostIP": "no",
         "UpdateHostKeys": "no",
-        "ForwardAgent": "yes" if forward_agent else "no",
-        "ControlMaster": "no",  # `warm_control` makes it: two that would at once complain to the user
-        "ControlPath": _quoted(control),
-        "ControlPersist": "10m",
         "ConnectTimeout": "60",
         "ServerAliveInterval": "15",
         "ServerAliveCountMax": "8",
         "LogLevel": "ERROR",
     }
-    return f"Host {host_alias(name)}\n" + "".join(f"  {key} {value}\n" for key, value in options.items())
 
 
 def ssh_argv(ssh_config: Path, host: str, remote: str = "", *, terminal: bool = False) -> list[str]:

@@ -1,6 +1,7 @@
 """Steps as written in, steps with their kinds out: the table of kinds, and every mistake that no schema sees."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from devbox.provision.kinds import (
     absent,
     block,
     copy,
+    ansible,
     directory,
     download,
     file,
@@ -20,6 +22,7 @@ from devbox.provision.kinds import (
     link,
     mount,
     packages,
+    python,
     reboot,
     run,
     service,
@@ -34,6 +37,7 @@ KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
     "absent": absent.KIND,
     "block": block.KIND,
     "copy": copy.KIND,
+    "ansible": ansible.KIND,
     "directory": directory.KIND,
     "download": download.KIND,
     "file": file.KIND,
@@ -43,6 +47,7 @@ KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
     "git": git.KIND,
     "mount": mount.KIND,
     "packages": packages.KIND,
+    "python": python.KIND,
     "reboot": reboot.KIND,
     "run": run.KIND,
     "script": script_kind.KIND,
@@ -69,7 +74,8 @@ def bind(specs: Sequence[StepSpec], project_root: Path, run_user: str) -> tuple[
                 raise
             problems.append(f"{spec.position}: {spec.name}: {mistake.message}")
         else:
-            steps.append(Step(spec, kind, options, account))
+            here = kind if not kind.in_guest(options) else replace(kind, host=None)
+            steps.append(Step(spec, here, options, account))
     if problems:
         one = len(problems) == 1
         raise DevboxError(

@@ -127,6 +127,7 @@ class Kind(Generic[O]):
     preview: Callable[[O], str] | None = None
     fetch: Callable[[O], None] | None = None  # brings to this computer what `apply` refers to; only before it acts
     host: Callable[[O, HostSide], HostResult] | None = None  # this computer carries it out; `apply` is then not used
+    in_guest: Callable[[O], bool] = lambda options: False  # noqa: ARG005 - with these options, `apply` after all
     revision: int = 1  # raised when the same options come to mean something else
     action: bool = False  # it does something rather than describe a state: the receipt tells whether it is done
     restarts: bool = False  # it acts when something that it needs has changed
