@@ -60,9 +60,9 @@ def test_a_no_op_is_one_channel_and_a_change_two(guest: FakeGuest, go: Go) -> No
 
 
 def test_many_steps_are_one_script(guest: FakeGuest, go: Go) -> None:
-    steps = [step("directory", str(guest.path(f"d{n}")), f"d{n}") for n in range(60)]
-    assert go(*steps).changed == 60
-    assert go(*steps).count(Status.SAME) == 60
+    steps = [step("directory", str(guest.path(f"d{n}")), f"d{n}") for n in range(200)]
+    assert go(*steps).changed == 200
+    assert go(*steps).count(Status.SAME) == 200
     assert guest.channels == 3
 
 
