@@ -146,8 +146,9 @@ def _decide(index: int, step: Step[Any], seen: Probed, known: _Known) -> Decisio
 def _guard(step: Step[Any], known: _Known) -> str:
     """Why the step is left out on any account, by what can be known without looking; "" when it is not."""
     spec, facts = step.spec, known.facts
-    if spec.when is When.MANUAL and step.name not in known.options.only:
-        return "it is manual; ask for it by --only"
+    asked_for = step.name in known.options.only or set(spec.tags) & set(known.options.tags)
+    if spec.when is When.MANUAL and not asked_for:
+        return "it is manual; ask for it by --only or --tag"
     for name, actual in (("arch", facts.arch), ("os", facts.os)):
         asked = spec.condition.get(name)
         allowed = [asked] if isinstance(asked, str) else asked

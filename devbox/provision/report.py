@@ -1,5 +1,6 @@
 """What came out of a provisioning: values, and the words that people read."""
 
+import re
 from dataclasses import dataclass
 
 from devbox import ui
@@ -8,6 +9,7 @@ from devbox.provision.seen import Seen
 from devbox.provision.step import Change, Step, difference
 
 _MARKS = {Status.WOULD_CHANGE: "~", Status.UNKNOWN: "?", Status.SKIPPED: "-", Status.SAME: "="}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ORDER = (
     (Status.SAME, "same"),
     (Status.CHANGED, "changed"),
@@ -108,14 +110,14 @@ def failure(step: Step[object], seen: Seen, desired: tuple[tuple[str, str], ...]
 
 def describe(change: Change) -> str:
     """One field: old and new; content by the beginning of its digest."""
-    old, new = change.old, change.new
-    if change.field == "sha256":
-        return f"content: {_short(old)} → {_short(new)}"
-    return f"{change.field}: {'absent' if old is None else old} → {'absent' if new is None else new}"
+    name = "content" if change.field == "sha256" else change.field
+    return f"{name}: {_shown(change.old)} → {_shown(change.new)}"
 
 
-def _short(digest: str | None) -> str:
-    return "absent" if digest is None else f"sha256 {digest[:8]}…"
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "absent"
+    return f"sha256 {value[:8]}…" if _DIGEST.fullmatch(value) else value
 
 
 def detail_lines(outcome: Outcome, *, diff: bool) -> list[str]:

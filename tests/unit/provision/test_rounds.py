@@ -159,6 +159,9 @@ def test_steps_are_chosen_by_tag_and_left_out_by_name(go: Go) -> None:
     assert [outcome.name for outcome in go(*steps, tags=("web",), check=True).outcomes] == ["a", "b"]
     assert [outcome.name for outcome in go(*steps, tags=("web",), skip=("a",), check=True).outcomes] == ["b"]
     assert [outcome.name for outcome in go(*steps, skip=("b",), check=True).outcomes] == ["a", "c"]
+    docs = step("run", "true", "docs", tags=("docs",), when=When.MANUAL)
+    assert statuses(go(*steps[:1], docs, check=True)) == ["would change", "skipped"]
+    assert statuses(go(*steps[:1], docs, tags=("docs",), check=True)) == ["would change"]
     with pytest.raises(DevboxError) as unknown:
         go(*steps, tags=("wbe",))
     assert (unknown.value.message, unknown.value.hint) == (
