@@ -177,8 +177,11 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
             with zipfile.ZipFile(file) as packed:
                 yield _of_zip(packed)
         else:
-            with tarfile.open(fileobj=_plain(file, start), mode="r|") as tar:
+            plain = _plain(file, start)
+            with tarfile.open(fileobj=plain, mode="r|") as tar:
                 yield _of_tar(tar)
+            while plain.read(fs.CHUNK):  # to the end, where the sum is
+                pass
 
 
 def _plain(file: IO[bytes], start: bytes) -> Any:

@@ -257,7 +257,7 @@ def test_a_damaged_archive_is_told(tmp_path: Path, suffix: str) -> None:
     whole = PACK[suffix]([("a", os.urandom(50_000), 0o644)])
     assert "damaged" in convert(tmp_path, whole[: len(whole) // 2])
     middle = len(whole) // 2
-    if suffix != "tar":  # which has no sum of what is in it
+    if suffix not in {"tar", "tar.zst"}:  # which have no sum of what is in them
         assert "damaged" in convert(tmp_path, whole[:middle] + bytes(2000) + whole[middle + 2000 :])
     assert "damaged" in convert(tmp_path, b"nothing of the sort" * 100)
 
