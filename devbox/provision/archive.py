@@ -27,8 +27,8 @@ from devbox.provision.tree import File, Link, Tree
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".zip")
 _MOST = 32 << 30  # bytes that an archive may hold; a larger one is a mistake or a trap
 _MTIME = 1_000_000_000
+# RuntimeError is what zipfile says of encryption.
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError, gzip.BadGzipFile)
-# RuntimeError is what zipfile says of encryption; bz2 and zstandard have no error of their own that could be told.
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,19 @@ class _Hashed:
         return piece
 
 
+class _Told:
+    """A reader whose own error of damaged data, which no other module may know, becomes EOFError."""
+
+    def __init__(self, reader: IO[bytes], error: type[Exception]) -> None:
+        self._reader, self._error = reader, error
+
+    def read(self, count: int = -1) -> bytes:
+        try:
+            return self._reader.read(count)
+        except self._error as damage:
+            raise EOFError(str(damage)) from damage
+
+
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     with archive.open("rb") as file:
@@ -164,21 +177,25 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
             with zipfile.ZipFile(file) as packed:
                 yield _of_zip(packed)
         else:
-            with tarfile.open(fileobj=_plain(file, start), mode="r|") as tar:
+            plain = _plain(file, start)
+            with tarfile.open(fileobj=plain, mode="r|") as tar:
                 yield _of_tar(tar)
+            while plain.read(fs.CHUNK):  # to the end, where the sum is
+                pass
 
 
 def _plain(file: IO[bytes], start: bytes) -> Any:
     if start.startswith(b"\x1f\x8b"):
         return gzip.open(file)
     if start.startswith(b"BZh"):
-        return bz2.open(file)
+        return _Told(bz2.open(file), OSError)
     if start == b"\xfd7zXZ\0":
         return lzma.open(file)
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         import zstandard  # noqa: PLC0415 - 20 ms that other archives do not need
 
-        return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(file, read_size=fs.CHUNK)
+        reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(file, read_size=fs.CHUNK)
+        return _Told(reader, zstandard.ZstdError)
     return file
 
 

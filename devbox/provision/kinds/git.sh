@@ -5,28 +5,23 @@ export GIT_TERMINAL_PROMPT="${GIT_TERMINAL_PROMPT:-0}" GIT_OPTIONAL_LOCKS=0
 # Never the repository that $dest may lie in.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 
-# Sets sort (branch, tag, commit) and commit by what the remote says.
+# Sets default (the default branch), sort (branch, tag, commit) and commit by what the remote says.
 ask_remote() {
-  if [ -z "$ref" ]; then
-    remote=$(git ls-remote --symref "$url" HEAD) || return 1
-    case $remote in 'ref: refs/heads/'*) ref=${remote#ref: refs/heads/} ref=${ref%%	*} ;; esac
-    commit=${remote##*"$nl"} commit=${commit%%	*}
-    sort=branch
-    [ -n "$ref" ] || sort=commit ref=$commit
-    [ -n "$commit" ] || sort=''
-    return 0
+  remote=$(git ls-remote --symref "$url" HEAD "refs/heads/$ref" "refs/tags/$ref" "refs/tags/$ref^{}") || return 1
+  remote=$nl$remote$nl default='' sort='' commit=''
+  case $remote in *"${nl}ref: refs/heads/"*) default=${remote#*"${nl}ref: refs/heads/"} default=${default%%	*} ;; esac
+  if [ -n "$ref" ]; then
+    find_remote branch "refs/heads/$ref" || find_remote tag "refs/tags/$ref^{}" || find_remote tag "refs/tags/$ref" ||
+      { is_hexadecimal && sort=commit commit=$ref; } || :
+  elif find_remote branch HEAD; then
+    ref=$default
+    [ -n "$ref" ] || sort=commit ref=$commit  # its HEAD is no branch
   fi
-  remote=$(git ls-remote "$url" "refs/heads/$ref" "refs/tags/$ref" "refs/tags/$ref^{}") || return 1
-  sort='' commit='' remote=$nl$remote$nl
-  find_remote branch "refs/heads/$ref" || find_remote tag "refs/tags/$ref^{}" || find_remote tag "refs/tags/$ref" || {
-    is_hexadecimal && sort=commit commit=$ref
-  }
-  return 0
 }
 
 find_remote() {
   case $remote in *"	$2$nl"*) ;; *) return 1 ;; esac
-  sort=$1 commit=${remote%%"	$2$nl"*} commit=${commit##*"$nl"}
+  sort=$1 commit=${remote%"	$2$nl"*} commit=${commit##*"$nl"}
 }
 
 is_hexadecimal() { case $ref in *[!0-9a-f]*) return 1 ;; ???????*) ;; *) return 1 ;; esac; }

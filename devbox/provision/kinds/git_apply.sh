@@ -13,6 +13,7 @@ bring() {
       commit) git fetch -q --depth "$depth" origin "$ref" || git fetch -q --tags origin '+refs/heads/*:refs/remotes/origin/*' ;;
     esac
   fi
+  ! git rev-parse -q --verify "refs/remotes/origin/${default:-.}" >/dev/null || git remote set-head origin "$default"
   case $sort in
     branch) place=refs/remotes/origin/$ref ;;
     tag) place=refs/tags/$ref ;;
@@ -28,10 +29,7 @@ bring() {
 show() {
   : >"$mark"
   case $sort in
-    branch)
-      git checkout -q ${1:+"$1"} -B "$ref" "refs/remotes/origin/$ref"
-      [ -n "$asked" ] || git remote set-head origin "$ref"
-      ;;
+    branch) git checkout -q ${1:+"$1"} -B "$ref" "refs/remotes/origin/$ref" ;;
     *) git checkout -q ${1:+"$1"} --detach "$target" ;;
   esac
   git update-ref refs/devbox/checkout "$target"
@@ -58,7 +56,6 @@ begin() {
   mark=$(git rev-parse --git-dir)/devbox-checkout
 }
 
-asked=$3
 if [ ! -e "$dest" ] && [ ! -L "$dest" ]; then
   aside=$dest.devbox-clone
   trap 'cd /; rm -rf "$aside"' EXIT
