@@ -51,15 +51,23 @@ load_paths "$path"
 path_state "$path" || exit 0
 real=$(cd -P "${path%/*}/" && pwd -P) || fail "The folder of $path cannot be entered."
 real=${real%/}/${path##*/}
-if path=$real awk '
-  { gsub(/\\040/, " ", $5); gsub(/\\011/, "\t", $5); gsub(/\\134/, "\\\\", $5) }
-  ($5 "") == (ENVIRON["path"] "") || index($5, ENVIRON["path"] "/") == 1 { found = 1 }
-  END { exit !found }' /proc/self/mountinfo
-then fail "Something is mounted at $path or below it, so devbox does not remove it."; fi
-if [ "$type" != directory ]; then rm -f -- "$path"; exit 0; fi
+case $real in //*) real=${real#/} ;; esac  # bash keeps two of them
+path=$real awk '
+  {
+    gsub(/\\040/, " ", $5)
+    n = split($5, part, /\\134/)
+    point = part[1]
+    for (i = 2; i <= n; i++) point = point "\\" part[i]
+    if (index(point "/", ENVIRON["path"] "/") == 1) found = 1
+  }
+  END { exit found * 3 }' "${mounts:-/proc/self/mountinfo}" || case $? in
+  3) fail "Something is mounted at $path or below it, so devbox does not remove it." ;;
+  *) fail "Whether something is mounted below $path cannot be told, so devbox does not remove it." ;;
+esac
 case $real in
   @protected) fail "$path is $real, which belongs to the system itself; devbox never removes it." ;;
 esac
+if [ "$type" != directory ]; then rm -f -- "$path"; exit 0; fi
 ! rmdir -- "$path" 2>/dev/null || exit 0
 [ -n "$recursive" ] || fail "$path is a folder that is not empty; with \`recursive: true\` it goes with all in it."
 case $real in
