@@ -10,14 +10,17 @@ from devbox.errors import DevboxError, ExitCode
 from devbox.provision.kinds import (
     directory,
     file,
+    module,
     mount,
     packages,
     reboot,
     run,
     service,
     settings,
+    sysctl,
     template,
     user,
+    wait,
 )
 from devbox.provision.kinds import script as script_kind
 from devbox.provision.step import Kind, Source, Step
@@ -25,6 +28,7 @@ from devbox.provision.step import Kind, Source, Step
 KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
     "directory": directory.KIND,
     "file": file.KIND,
+    "module": module.KIND,
     "mount": mount.KIND,
     "packages": packages.KIND,
     "reboot": reboot.KIND,
@@ -32,8 +36,10 @@ KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
     "script": script_kind.KIND,
     "service": service.KIND,
     "settings": settings.KIND,
+    "sysctl": sysctl.KIND,
     "template": template.KIND,
     "user": user.KIND,
+    "wait": wait.KIND,
 })  # fmt: skip
 
 

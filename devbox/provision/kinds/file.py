@@ -58,7 +58,7 @@ if [ "$type" != file ] || ! file_hash "$path" || [ "$hash" != "$sha256" ]; then
   [ -d "${path%/*}/" ] || mkdir -p "${path%/*}"
   aside=$path.devbox-$$
   trap '[ ! -e "$aside" ] || rm -f "$aside"' EXIT
-  cat "$files/content" >"$aside"
+  cat "$files/$content" >"$aside"
   if [ "$type" = file ]; then
     [ "$ids" = 0:0 ] || chown "$ids" "$aside"  # first, since it clears set-id bits
     [ "$mode" = 0644 ] || chmod "$mode" "$aside"
@@ -81,10 +81,14 @@ def own(file: File) -> str:
     return lines + (f'[ "$mode" = {file.mode} ] || chmod {file.mode} "$path"\n' if file.mode else "")
 
 
-def apply(file: File, facts: Facts) -> Action:
-    sha256 = dict(desired(file, facts))["sha256"]
-    script = f"path={quote(file.path)} sha256={sha256}\n{_APPLY}{own(file)}"
-    return Action(script.encode(), {CONTENT: file.content})
+def replacement(file: File, name: str = CONTENT) -> str:
+    """Shell lines that make the file what it is to be; `name` is that of its bytes among the step's files."""
+    sha256 = hashlib.sha256(file.content).hexdigest()
+    return f"path={quote(file.path)} sha256={sha256} content={quote(name)}\n{_APPLY}{own(file)}"
+
+
+def apply(file: File, facts: Facts) -> Action:  # noqa: ARG001
+    return Action(replacement(file).encode(), {CONTENT: file.content})
 
 
 def content(file: File, facts: Facts) -> tuple[str, bytes]:  # noqa: ARG001
