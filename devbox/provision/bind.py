@@ -20,6 +20,7 @@ from devbox.provision.kinds import (
     group,
     line,
     link,
+    module,
     mount,
     packages,
     python,
@@ -27,8 +28,10 @@ from devbox.provision.kinds import (
     run,
     service,
     settings,
+    sysctl,
     template,
     user,
+    wait,
 )
 from devbox.provision.kinds import script as script_kind
 from devbox.provision.step import Kind, Source, Step
@@ -45,6 +48,7 @@ KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
     "line": line.KIND,
     "link": link.KIND,
     "git": git.KIND,
+    "module": module.KIND,
     "mount": mount.KIND,
     "packages": packages.KIND,
     "python": python.KIND,
@@ -53,8 +57,10 @@ KINDS: Mapping[str, Kind[Any]] = MappingProxyType({
     "script": script_kind.KIND,
     "service": service.KIND,
     "settings": settings.KIND,
+    "sysctl": sysctl.KIND,
     "template": template.KIND,
     "user": user.KIND,
+    "wait": wait.KIND,
 })  # fmt: skip
 
 

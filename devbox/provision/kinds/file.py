@@ -101,10 +101,14 @@ def put(file: File) -> str:
     return f'{_APPLY}[ -e "$content" ] || stale\n{replace}fi\n{own(file)}'
 
 
-def apply(file: File, facts: Facts) -> Action:
-    sha256 = dict(desired(file, facts))["sha256"]
-    words = f"path={quote(file.path)} sha256={sha256} content=$files/{CONTENT}\n"
-    return Action(f"{words}{put(file)}".encode(), {CONTENT: file.content})
+def replacement(file: File, name: str = CONTENT) -> str:
+    """Shell lines that make the file what it is to be; `name` is that of its bytes among the step's files."""
+    sha256 = hashlib.sha256(file.content).hexdigest()
+    return f"path={quote(file.path)} sha256={sha256} content=$files/{quote(name)}\n{put(file)}"
+
+
+def apply(file: File, facts: Facts) -> Action:  # noqa: ARG001
+    return Action(replacement(file).encode(), {CONTENT: file.content})
 
 
 def content(file: File, facts: Facts) -> tuple[str, bytes]:  # noqa: ARG001
