@@ -51,7 +51,7 @@ def target(raw: Any) -> Target:
     file = File(
         inputs.absolute(raw["path"]), b"", inputs.mode(raw.get("mode")), raw.get("owner", ""), raw.get("group", "")
     )
-    return Target(file, present, raw.get("create", True))
+    return Target(file, present, raw.get("create", False))
 
 
 def reads(rewrite: Rewrite) -> Reads:
@@ -97,7 +97,7 @@ esac
 """
 _NOTHING = """[ -n "$type" ] || exit 0
 """
-_NO_CREATE = """[ -n "$type" ] || fail "$path does not exist, and is not made because of \\`create: false\\`."
+_NO_CREATE = """[ -n "$type" ] || fail "$path does not exist; \\`create: true\\` would make it."
 """
 _ZEROS = """  [ -z "$type" ] || [ "$(tr -dc '\\000' <"$real" | wc -c)" -eq 0 ] || fail "$path is not a text file."
 """

@@ -90,14 +90,14 @@ def test_every_line_that_matches_goes(guest: FakeGuest, project: Path, conf: Pat
 @pytest.mark.parametrize(("kind", "what"), [("line", {"line": "x"}), ("block", {"content": "x"})])
 def test_a_file_that_does_not_exist(guest: FakeGuest, project: Path, kind: str, what: dict[str, str]) -> None:
     target = guest.path("new/folder/conf")
-    never = Alone(guest, project, kind, {"path": str(target), **what, "create": False})
+    never = Alone(guest, project, kind, {"path": str(target), **what})
     assert never.state() == ()
     done = never.apply()
     assert (done.returncode, "does not exist" in done.stderr) == (1, True)
     gone = Alone(guest, project, kind, {"path": str(target), "state": "absent", **what})
     assert (gone.changes(), gone.apply().returncode) == ((), 0)
     assert not target.parent.exists()
-    alone = Alone(guest, project, kind, {"path": str(target), **what, "mode": "0600", "owner": ME})
+    alone = Alone(guest, project, kind, {"path": str(target), **what, "create": True, "mode": "0600", "owner": ME})
     assert alone.apply().returncode == 0
     assert (alone.changes(), mode(target), mode(target.parent)) == ((), "0600", "0755")
     assert "x" in target.read_text().splitlines()
@@ -166,7 +166,7 @@ def test_nobody_reads_a_private_file_while_it_is_replaced(guest: FakeGuest, proj
     old.chmod(0o600)
     for kind, options in (
         ("line", {"path": str(old), "line": "x"}),
-        ("line", {"path": str(new), "line": "x", "mode": "0600"}),
+        ("line", {"path": str(new), "line": "x", "mode": "0600", "create": True}),
         ("file", {"path": str(old), "content": "more", "mode": "0640"}),
         ("file", {"path": str(guest.path("third")), "content": "more", "mode": "0640"}),
     ):
