@@ -161,3 +161,48 @@ index_is_fresh() {
   for source do shift; set -- "$@" "$etc/$source"; done
   [ -z "$(find "$@" -newer "$state/index" 2>/dev/null)" ]
 }
+
+# Sets list, and the places where the key of the repository $1 may be; $2 is the name of an apk key.
+find_repository() {
+  key='' keys=''
+  case $manager in
+    apt) list=$etc/apt/sources.list.d/$1.sources keys="$etc/apt/keyrings/$1.asc $etc/apt/keyrings/$1.gpg" ;;
+    dnf) list=$etc/yum.repos.d/$1.repo keys=$etc/pki/rpm-gpg/RPM-GPG-KEY-devbox-$1 ;;
+    zypper) list=$etc/zypp/repos.d/$1.repo keys=$etc/pki/rpm-gpg/RPM-GPG-KEY-devbox-$1 ;;
+    apk) list=$etc/apk/repositories keys=${2:+$etc/apk/keys/$2} ;;
+    pacman) list=$etc/pacman.conf keys=$etc/pacman.d/devbox-$1.key ;;
+    *) return 1 ;;
+  esac
+}
+
+# Prints what the list says of the repository $1, as fields; sets key when it names one of $keys.
+read_repository() {
+  inside=1 separator='='
+  case $manager in apt) separator=: ;; apk | pacman) inside='' ;; esac
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $manager:$line in
+      apk:"# devbox: $1") inside=1; continue ;;
+      apk:*) if [ -n "$inside" ]; then field url "$line"; return; fi; continue ;;
+      pacman:"[$1]") inside=1; continue ;;
+      pacman:'['*) inside=''; continue ;;
+      *:'' | *:'#'*) continue ;;
+      *:'['*) field section "$line"; continue ;;
+    esac
+    [ -n "$inside" ] || continue
+    option=${line%%"$separator"*} value=${line#*"$separator"}
+    option=${option%" "} value=${value#" "}
+    if [ "$option" = Signed-By ]; then
+      case " $keys " in *" $value "*) key=$value value=key ;; esac
+    fi
+    field "$option" "$value"
+  done <"$list"
+}
+
+# probe_repository NAME KEY
+probe_repository() {
+  find_repository "$1" "$2" || return 1
+  [ ! -e "$list" ] || read_repository "$1"
+  for path in ${key:-$keys}; do
+    if path_state "$path" && file_hash "$path"; then field key "$hash"; return 0; fi
+  done
+}
