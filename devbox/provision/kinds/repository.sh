@@ -69,8 +69,9 @@ case $manager in
     ;;
   *)
     if [ -e "$files/list" ]; then
-      if [ "$manager" = apt ] && [ -n "$key" ]; then printf 'Signed-By: %s\n' "$key" >>"$files/list"; fi
-      put "$files/list" "$list"
+      cat "$files/list" >"$files/whole"
+      if [ "$manager" = apt ] && [ -n "$key" ]; then printf 'Signed-By: %s\n' "$key" >>"$files/whole"; fi
+      put "$files/whole" "$list"
     else rm -f "$list"; fi
     ;;
 esac
