@@ -5,7 +5,7 @@
 set -f
 nl='
 '
-etc=/etc
+etc=/etc openrc=/run/openrc
 stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' cwd='' session='' uid='' switch=''
 environment() { :; }
 
@@ -117,7 +117,7 @@ find_package_manager() {
 
 find_init() {
   if [ -d /run/systemd/system ]; then init=systemd
-  elif [ -d /run/openrc ]; then init=openrc
+  elif [ -d $openrc ]; then init=openrc
   else init=''; fi
 }
 
@@ -175,12 +175,12 @@ probe_service() {
       esac
       ;;
     openrc)
-      if [ -n "$2" ]; then
-        if rc-service "$1" status >/dev/null 2>&1; then field active yes; else field active no; fi
-      fi
+      # Its link says that it was started; whether it still runs only its own script knows.
+      [ -z "$2" ] || if [ -e "$openrc/started/$1" ] && rc-service "$1" status >/dev/null 2>&1; then field active yes
+      else field active no; fi
       [ -n "$3" ] || return 0
       for level in default boot sysinit; do
-        if [ -e "/etc/runlevels/$level/$1" ]; then field enabled yes; return 0; fi
+        if [ -e "$etc/runlevels/$level/$1" ]; then field enabled yes; return 0; fi
       done
       field enabled no
       ;;

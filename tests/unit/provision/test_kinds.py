@@ -251,25 +251,6 @@ def test_many_services_in_one_show(systemd: FakeGuest, project: Path) -> None:
     assert done.stdout.split() == ["active=no", "active=yes", "active=no", "active=yes", "active=no"]
 
 
-def test_service_under_openrc(guest: FakeGuest, project: Path) -> None:
-    guest.program(
-        "rc-service",
-        'f=$(dirname "$0")/../rc; [ "$1" != --ifstarted ] || shift\n'
-        'case $2 in status) test -e "$f" ;; start) touch "$f" ;; stop) rm "$f" ;; *) echo "$2" >>"$f" ;; esac\n',
-    )
-    guest.program("rc-update", 'echo "$*" >>"$(dirname "$0")/../rc.log"\n')
-    facts = Facts(os="alpine", init="openrc")
-    alone = Alone(guest, project, "service", {"name": "app", "state": "started"}, facts)
-    assert alone.state() == (("active", "no"),)
-    alone.apply()
-    assert alone.changes() == ()
-    alone.apply(triggered=True)
-    assert guest.path("rc").read_text() == "restart\n"
-    Alone(guest, project, "service", {"name": "app", "state": "stopped", "enabled": True}, facts).apply()
-    assert alone.state() == (("active", "no"),)
-    assert guest.path("rc.log").read_text() == "add app default\n"
-
-
 def test_no_init_system(guest: FakeGuest, project: Path) -> None:
     alone = Alone(guest, project, "service", "app", Facts())
     assert alone.state() is None
