@@ -203,6 +203,8 @@ probe_repository() {
   find_repository "$1" "$2" || return 1
   [ ! -e "$list" ] || read_repository "$1"
   for path in ${key:-$keys}; do
-    if path_state "$path" && file_hash "$path"; then field key "$hash"; return 0; fi
+    path_state "$path" || continue
+    if [ "$type" = file ] && file_hash "$path"; then field key "$hash"; else field key "$type"; fi
+    return 0
   done
 }

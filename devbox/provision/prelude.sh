@@ -5,7 +5,8 @@
 set -f
 nl='
 '
-etc=/etc openrc=/run/openrc
+etc=/etc
+openrc=/run/openrc
 stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' cwd='' session='' uid='' switch=''
 environment() { :; }
 

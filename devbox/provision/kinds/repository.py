@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from devbox.provision import artefacts, inputs, rendering
 from devbox.provision.facts import Facts
+from devbox.provision.kinds import file
 from devbox.provision.kinds.packages import MANAGERS
 from devbox.provision.step import Action, Kind, Reads, Source, State, invalid
 
@@ -174,9 +175,19 @@ def _list(asked: Repository, manager: str) -> str:
     return text
 
 
+_READABLE = file.File("/", b"", mode="0644")  # apt reads list and key as an account of its own
+_PUT = f"""put() (
+path=$2
+load_paths "$path"
+path_state "$path" || type=''
+[ "$type" != directory ] || fail "$path is a folder."
+{file.replacing(_READABLE, 'cat "$1" >"$aside"')}{file.own(_READABLE)})
+"""
+
+
 @cache
 def _shell() -> str:
-    return Path(__file__).with_suffix(".sh").read_text()
+    return _PUT + Path(__file__).with_suffix(".sh").read_text()
 
 
 def apply(repository: Repository, facts: Facts) -> Action:

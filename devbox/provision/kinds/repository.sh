@@ -1,16 +1,5 @@
 # Brings list and key of the repository $name into the state of `$files/list` and $key_file; without them, away.
-# The key comes first and the list last: a list whose key is not there yet makes the package manager fail.
-
-# put SOURCE TARGET
-put() {
-  mkdir -p "${2%/*}"
-  aside=$2.devbox-$$
-  trap '[ ! -e "$aside" ] || rm -f "$aside"' EXIT
-  cat "$1" >"$aside"
-  chmod 0644 "$aside"
-  mv -f "$aside" "$2"
-  ! have restorecon || restorecon "$2" 2>/dev/null || :
-}
+# `put FILE PATH` stands before it. The key comes first and the list last: a list whose key is not there yet makes the package manager fail.
 
 # A copy of the list, which others write to as well, with this repository's part replaced, taken out or added.
 replace_part() {

@@ -87,7 +87,7 @@ def apt_get(world: World, words: list[str]) -> int:
         if name not in world.offered:
             return fail(f"E: Unable to locate package {name}", 100)
         chosen = world.select(name, version or "*")
-        if chosen is None:
+        if chosen is None or "*" in version[:-1]:
             return fail(f"E: Version '{version}' for '{name}' was not found", 100)
         if name in held and chosen != world.installed.get(name):
             return fail("E: Held packages were changed and -y was used without --allow-change-held-packages.", 100)
@@ -96,6 +96,10 @@ def apt_get(world: World, words: list[str]) -> int:
 
 
 def apt_cache(world: World, words: list[str]) -> int:
+    if words[0] == "madison":
+        for version in world.offered.get(words[1], ()):
+            print(f"{words[1]:>10} | {version} | http://deb.example.org/debian bookworm/main amd64 Packages")
+        return 0
     for name in words[2:]:
         if name not in world.offered:
             fail(f"N: Unable to locate package {name}")

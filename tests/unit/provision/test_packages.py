@@ -515,6 +515,16 @@ def test_apt_is_asked_in_a_way_that_never_asks_back(guest: FakeGuest, project: P
         assert words in install
 
 
+def test_apt_takes_a_star_only_at_the_end_of_a_version(guest: FakeGuest, project: Path) -> None:
+    there = only(guest, project, "apt")
+    there.has()
+    there.offers(tmux="3.5a-2~bpo12+1 3.3a-3", jq="1.7-1")
+    applied(there.step(["tmux=*~bpo12*"]))
+    assert there.installed() == {"tmux": "3.5a-2~bpo12+1"}
+    done = there.step(["jq=*bpo*"]).apply()
+    assert "Version '*bpo*' for 'jq' was not found" in done.stdout
+
+
 def test_a_group_is_not_a_package(guest: FakeGuest, project: Path) -> None:
     """`pacman -S` of a group succeeds, and no package has its name afterwards."""
     there = only(guest, project, "pacman")

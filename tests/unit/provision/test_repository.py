@@ -119,9 +119,14 @@ def test_drift_is_found_and_mended(debian: Family) -> None:
     alone.apply()
     assert key.read_bytes() == ARMOURED
     key.unlink()
+    key.mkdir()
     assert fields() == ["key"]
+    assert "own.asc is a folder." in alone.apply().stderr
+    key.rmdir()
     alone.apply()
     assert fields() == []
+    for path in (key, listed):
+        assert path.stat().st_mode & 0o777 == 0o644, "apt reads it as an account of its own"
 
 
 def test_a_key_by_address_comes_with_the_run(debian: Family) -> None:
@@ -231,8 +236,10 @@ def test_through_the_engine(guest: FakeGuest, project: Path, monkeypatch: pytest
     """A key by address is fetched only when something is to be done; two channels, then one."""
     family = Family(guest, project, "apt")
     guest.program("apt-get", "exit 0\n")
-    original = script._prelude()
-    monkeypatch.setattr(script, "_prelude", lambda: original.replace("etc=/etc\n", f"etc={family.etc}\n"))
+    prelude = script._prelude()
+    assert prelude.count("\netc=/etc\n") == 1, "or this test would write to this computer's own"
+    prelude = prelude.replace("\netc=/etc\n", f"\netc={family.etc}\n")
+    monkeypatch.setattr(script, "_prelude", lambda: prelude)
     fetched: list[str] = []
     store = project / "store"
     store.mkdir()

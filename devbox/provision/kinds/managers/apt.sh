@@ -7,7 +7,20 @@ refresh() { apt update; }
 install() { apt install --allow-downgrades "$@"; }
 upgrade() { install "$@"; }
 remove() { apt remove "$@"; }
-spec() { printf '%s=%s' "$1" "$2"; }
+# apt takes a pattern only with its `*` at the end; for the others, `  name | version | source`, the newest first.
+spec() {
+  begin=${2%"*"}
+  case $begin in
+    *[*?[]*)
+      apt-cache madison "$1" 2>/dev/null >"$files/offered" || :
+      while IFS='|' read -r _ offered _; do
+        offered=${offered#" "} offered=${offered%" "}
+        if [ -n "$offered" ] && version_fits "$offered" "$2"; then printf '%s=%s' "$1" "$offered"; return; fi
+      done <"$files/offered"
+      ;;
+  esac
+  printf '%s=%s' "$1" "$2"
+}
 is_locked() { case $said in *'Could not get lock'* | *'Unable to acquire the dpkg frontend lock'* | *'Unable to lock directory'*) ;; *) return 1 ;; esac; }
 explain() {
   held=''

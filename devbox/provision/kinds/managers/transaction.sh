@@ -58,6 +58,7 @@ for wanted in $present; do
     package_is_present "$name" || set -- "$@" "$name"
   elif ! package_fits "$name" "$wanted"; then
     versioned=1
+    index_is_fresh || refresh_once  # which version fits is looked up there
     word=$(spec "$name" "$wanted")
     set -- "$@" "$word"
   fi
