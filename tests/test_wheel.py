@@ -54,6 +54,9 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
     }
     assert data
     assert {f"devbox/{name}" for name in data} - packed == set()
+    shell = {path.relative_to(ROOT).as_posix() for path in (ROOT / "devbox").rglob("*.sh")}
+    assert "devbox/provision/kinds/managers/apt.sh" in shell
+    assert shell - packed == set()
     assert [name for name in packed if name.startswith("tests/")] == []
     assert [name for name in packed if name.endswith("licenses/LICENSE")] != []
 

@@ -5,6 +5,8 @@
 set -f
 nl='
 '
+etc=/etc
+openrc=/run/openrc
 stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' cwd='' session='' uid='' switch=''
 environment() { :; }
 
@@ -90,9 +92,9 @@ read_file() {
 }
 
 load_accounts() {
-  read_file /etc/passwd
+  read_file $etc/passwd
   passwd=$text
-  read_file /etc/group
+  read_file $etc/group
   groups=$text
 }
 
@@ -114,87 +116,9 @@ find_package_manager() {
   manager=''
 }
 
-# Lines `name version` of what is installed of these; for dpkg only `installed` counts, not `config-files`, `half-*`.
-load_packages() {
-  case $manager in
-    apt)
-      packages=$(dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n${db:Status-Status} ${Package}:${Architecture} ${Version}\n' -- "$@" 2>/dev/null) || :
-      saved_ifs=$IFS IFS=$nl installed=''
-      for line in $packages; do case $line in 'installed '*) installed=$installed$nl${line#installed } ;; esac; done
-      IFS=$saved_ifs packages=$installed
-      ;;
-    dnf | zypper) packages=$(rpm -q --qf '%{NAME} %{VERSION}-%{RELEASE}\n%{NAME}.%{ARCH} %{VERSION}-%{RELEASE}\n' -- "$@" 2>/dev/null) || : ;;
-    apk) packages=$(apk info -v 2>/dev/null | sed -n 's/^\(.*\)-\([^-]*-r[0-9]*\)$/\1 \2/p') ;;
-    pacman) packages=$(pacman -Q -- "$@" 2>/dev/null) || : ;;
-    *) packages='' ;;
-  esac
-}
-
-# Lines `name version` of what the index offers, or `name` alone for what could be upgraded.
-load_candidates() {
-  case $manager in
-    apt) candidates=$(LC_ALL=C apt-cache policy "$@" 2>/dev/null) || : ;;
-    dnf) candidates=$(dnf -q check-update -- "$@" 2>/dev/null) || : ;;
-    zypper) candidates=$(zypper -q list-updates 2>/dev/null) || : ;;
-    apk) candidates=$(apk version -l '<' "$@" 2>/dev/null) || : ;;
-    pacman) candidates=$(pacman -Qu -- "$@" 2>/dev/null) || : ;;
-  esac
-}
-
-package_version() { find_line "$1 " "$packages" && version=${found%% *}; }
-
-# Whether some installed package stands in for this name (`awk`, `mail-transport-agent`).
-package_is_provided() {
-  [ "$manager" = apt ] || return 1
-  provides=$(dpkg-query -W -f '${db:Status-Status}|, ${Provides},\n' 2>/dev/null) || :
-  saved_ifs=$IFS IFS=$nl
-  for line in $provides; do
-    case $line in 'installed|'*", $1,"* | 'installed|'*", $1 ("*) IFS=$saved_ifs; return 0 ;; esac
-  done
-  IFS=$saved_ifs
-  return 1
-}
-
-# Whether the installed version is the newest that the index knows.
-package_is_latest() {
-  case $manager in
-    apt)
-      case $nl$candidates in *"$nl$1:$nl"*) ;; *) return 1 ;; esac
-      candidate=$nl$candidates candidate=${candidate##*"$nl$1:$nl"}
-      candidate=${candidate#*Candidate: }
-      [ "${candidate%%"$nl"*}" = "$version" ]
-      ;;
-    zypper) case $candidates in *"| $1 "*) return 1 ;; esac ;;
-    apk) case $nl$candidates in *"$nl$1-"[0-9]*) return 1 ;; esac ;;
-    *) case $nl$candidates in *"$nl$1"[\ .]*) return 1 ;; esac ;;
-  esac
-}
-
-# probe_package NAME present|absent|latest|=GLOB
-probe_package() {
-  if ! package_version "$1"; then
-    if [ "$2" = present ] && package_is_provided "$1"; then field "$1" installed; fi
-    return 0
-  fi
-  case $2 in
-    =*)
-      # shellcheck disable=SC2254 # the version asked for is a pattern
-      case $version in ${2#=}) field "$1" "${2#=}" ;; *) field "$1" "$version" ;; esac
-      ;;
-    latest) if package_is_latest "$1"; then field "$1" latest; else field "$1" "$version"; fi ;;
-    *) field "$1" installed ;;
-  esac
-}
-
-# The index was refreshed by devbox within a day, and no source of packages is newer.
-index_is_fresh() {
-  [ -n "$(find "$state/index" -mmin -1440 2>/dev/null)" ] || return 1
-  [ "$manager" != apt ] || [ -z "$(find /etc/apt/sources.list /etc/apt/sources.list.d -newer "$state/index" 2>/dev/null)" ]
-}
-
 find_init() {
   if [ -d /run/systemd/system ]; then init=systemd
-  elif [ -d /run/openrc ]; then init=openrc
+  elif [ -d $openrc ]; then init=openrc
   else init=''; fi
 }
 
@@ -252,12 +176,12 @@ probe_service() {
       esac
       ;;
     openrc)
-      if [ -n "$2" ]; then
-        if rc-service "$1" status >/dev/null 2>&1; then field active yes; else field active no; fi
-      fi
+      # Its link says that it was started; whether it still runs only its own script knows.
+      [ -z "$2" ] || if [ -e "$openrc/started/$1" ] && rc-service "$1" status >/dev/null 2>&1; then field active yes
+      else field active no; fi
       [ -n "$3" ] || return 0
       for level in default boot sysinit; do
-        if [ -e "/etc/runlevels/$level/$1" ]; then field enabled yes; return 0; fi
+        if [ -e "$etc/runlevels/$level/$1" ]; then field enabled yes; return 0; fi
       done
       field enabled no
       ;;

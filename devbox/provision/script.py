@@ -45,6 +45,10 @@ def _shell(name: str) -> str:
     return "".join((Path(__file__).parent / f"{part}.sh").read_text() for part in _PARTS.get(name, (name,)))
 
 
+def _prelude() -> str:
+    return _shell("prelude") + _shell("packages")
+
+
 def _settings(run: Run) -> str:
     places = run.places
     words = {
@@ -116,7 +120,7 @@ def _step_words(words: Mapping[str, str]) -> str:
 
 def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
     """The probe run: facts, journal, the run in progress, and the state of every step, by its place in the file."""
-    parts = [_settings(run), _shell("prelude"), _shell("lock"), _shell("probe"), _PREPARE]
+    parts = [_settings(run), _prelude(), _shell("lock"), _shell("probe"), _PREPARE]
     if any(step.user != "root" and "guard " in step.kind.probe(step.options) for step in steps.values()):
         parts.append(_SWITCH)
     parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
@@ -203,7 +207,7 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     )
     switch = _SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    return "".join((_settings(run), _shell("prelude"), _shell("runner"), _PREPARE, switch, head, steps, tail))
+    return "".join((_settings(run), _prelude(), _shell("runner"), _PREPARE, switch, head, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
@@ -239,7 +243,7 @@ def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[st
     members: dict[str, bytes] = {
         "main": _main(run, planned, facts, keys).encode(),
         "start": f"{_settings(run)}{_shell('prelude')}{_shell('lock')}{_shell('follow')}{_START}".encode(),
-        "prelude": _shell("prelude").encode(),
+        "prelude": _prelude().encode(),
     }
     for one in planned:
         action = one.step.kind.apply(one.step.options, facts)
@@ -273,7 +277,7 @@ def at_step(run: Run, step: Step[Any], command: str) -> str:
     shell = f"sh -c {quote(command)}" if command else '"$own" -i'
     return "".join((
         _settings(run),
-        _shell("prelude"),
+        _prelude(),
         "umask 022\nset +f\n",
         words,
         f"account {quote(step.user)} || fail 'The account '{quote(step.user)}' does not exist.'\n",

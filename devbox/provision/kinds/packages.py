@@ -6,6 +6,8 @@ which are there are never upgraded by the way.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -68,111 +70,23 @@ def desired(packages: Packages, facts: Facts) -> State:  # noqa: ARG001
     return (*index, *present, *((name, "latest") for name in packages.latest))
 
 
-# Each sets `refresh` (the index), `install` and `remove`, all given names of packages.
-_MANAGERS = {
-    "apt": """
-export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a APT_LISTCHANGES_FRONTEND=none
-apt() {
-  apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
-}
-refresh() { apt update; }
-install() { apt install --allow-downgrades "$@"; }
-remove() { apt remove "$@"; }
-version() { printf '%s=%s' "$1" "$2"; }
-# First boot of a cloud image holds apt's locks; a dpkg that was cut off must be finished first.
-[ ! -e /run/cloud-init ] || [ -e /run/cloud-init/result.json ] || ! have cloud-init || {
-  echo 'Waiting for cloud-init to end…'
-  limit=''
-  ! have timeout || limit='timeout 900'
-  $limit cloud-init status --wait >/dev/null 2>&1 || :
-}
-set +f
-for unfinished in /var/lib/dpkg/updates/[0-9]*; do
-  [ ! -e "$unfinished" ] || { dpkg --configure -a; break; }
-done
-set -f
-[ -z "$(dpkg --audit)" ] || dpkg --configure -a
-""",
-    "dnf": """
-refresh() { dnf -y makecache; }
-install() { dnf -y install "$@"; [ -z "$upgrade" ] || dnf -y upgrade "$@"; }
-remove() { dnf -y remove "$@"; }
-version() { printf '%s-%s' "$1" "$2"; }
-""",
-    "zypper": """
-# 102 and 103 ask for a restart of something after a success.
-zypp() { zypper --non-interactive "$@" || case $? in 102 | 103) ;; *) return 1 ;; esac; }
-export ZYPP_LOCK_TIMEOUT=300
-refresh() { zypp refresh; }
-install() { zypp install --auto-agree-with-licenses "$@"; [ -z "$upgrade" ] || zypp update "$@"; }
-remove() { zypp remove "$@"; }
-version() { printf '%s=%s' "$1" "$2"; }
-""",
-    "apk": """
-refresh() { apk update; }
-install() { apk add ${upgrade:+--upgrade} "$@"; }
-remove() { apk del "$@"; }
-version() { case $2 in *'*') printf '%s~%s' "$1" "${2%\\*}" ;; *) printf '%s=%s' "$1" "$2" ;; esac; }
-""",
-    "pacman": """
-# Never -Sy alone: new packages against an old system break it.
-refresh() { pacman -Syu --noconfirm; }
-install() { pacman -S --noconfirm --needed "$@"; }
-remove() { pacman -R --noconfirm "$@"; }
-version() { fail "pacman keeps one version of each package: leave the version of $1 out."; }
-""",
-}
+MANAGERS = ("apt", "dnf", "zypper", "apk", "pacman")
 
-_APPLY = """
-stamp() { mkdir -p "$state" && : >"$state/index"; }
-fresh=''
-refresh_once() { [ -n "$fresh" ] || { refresh && stamp; }; fresh=1; }
-try_install() {
-  # An index that is fresh by its age may still name files that the mirror has replaced.
-  install "$@" || { [ -z "$fresh" ] && echo 'Trying again with a new index…' && refresh_once && install "$@"; }
-}
-load_packages $names
-[ -z "$index" ] || index_is_fresh || refresh_once
-load_packages $names
-set --
-upgrade=''
-for name in $present; do
-  wanted=${name#*=} name=${name%%=*}
-  [ "$wanted" != "$name" ] || wanted=''
-  # shellcheck disable=SC2254 # the version asked for is a pattern
-  if package_version "$name"; then
-    case $version in ${wanted:-*}) continue ;; esac
-  elif [ -z "$wanted" ] && package_is_provided "$name"; then continue
-  fi
-  if [ -n "$wanted" ]; then set -- "$@" "$(version "$name" "$wanted")"; else set -- "$@" "$name"; fi
-done
-[ -z "$latest" ] || load_candidates $latest
-for name in $latest; do
-  if package_version "$name" && package_is_latest "$name"; then continue; fi
-  upgrade=1
-  set -- "$@" "$name"
-done
-gone=''
-for name in $absent; do ! package_version "$name" || gone="$gone $name"; done
-if [ "$manager" = apt ] && [ $# != 0 ]; then
-  for name in $gone; do set -- "$@" "$name-"; done  # one transaction
-  gone=''
-fi
-[ -z "$gone" ] || remove $gone
-[ $# = 0 ] || { index_is_fresh || refresh_once; try_install "$@"; }
-"""
+
+@cache
+def _shell(name: str) -> str:
+    return (Path(__file__).parent / f"managers/{name}.sh").read_text()
 
 
 def apply(packages: Packages, facts: Facts) -> Action:
-    manager = _MANAGERS.get(facts.manager)
-    if manager is None:
+    if facts.manager not in MANAGERS:
         return Action(b"fail 'This guest has no package manager that devbox knows (apt, dnf, zypper, apk, pacman).'\n")
     present = " ".join(f"{name}={version}" if version else name for name, version in packages.present)
     lists = (
         f"names={quote(' '.join(packages.names))} present={quote(present)} absent={quote(' '.join(packages.absent))}\n"
         f"latest={quote(' '.join(packages.latest))} index={'1' if packages.index else ''}\n"
     )
-    return Action(f"{lists}{manager}{_APPLY}".encode())
+    return Action(f"{lists}{_shell(facts.manager)}{_shell('transaction')}".encode())
 
 
 KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, reads=reads)

@@ -20,7 +20,7 @@ class Service:
 
     @property
     def unit(self) -> str:
-        """The unit's name for systemd; OpenRC takes `name` as it is."""
+        """The unit's name for systemd; OpenRC knows services only."""
         return self.name if self.name.endswith(_SUFFIXES) else f"{self.name}.service"
 
 
@@ -37,7 +37,7 @@ def reads(service: Service) -> Reads:
 
 
 def _name(service: Service) -> str:
-    lines = f"name={quote(service.name)}\n"
+    lines = f"name={quote(service.name.removesuffix('.service'))}\n"
     return lines + f'[ "$init" != systemd ] || name={quote(service.unit)}\n'
 
 
@@ -53,10 +53,17 @@ def desired(service: Service, facts: Facts) -> State:  # noqa: ARG001
 _APPLY = """
 show_journal() {
   status=$?
-  [ $status = 0 ] || [ "$init" != systemd ] || journalctl --no-pager -n 20 -u "$name" 2>/dev/null || :
+  if [ $status != 0 ]; then
+    case $init in
+      systemd) journalctl --no-pager -n 20 -u "$name" 2>/dev/null || : ;;
+      openrc) grep -F -e "$name" /var/log/messages 2>/dev/null | tail -n 20 ;;
+    esac
+  fi
   exit $status
 }
 trap show_journal EXIT
+# OpenRC's `status` of a service that has crashed is not that of a stopped one, and `start` leaves it as it is.
+runs() { [ "$(probe_service "$name" yes '')" = active=yes ]; }
 case $init in
   systemd)
     load_units "$name"
@@ -75,13 +82,20 @@ case $init in
     [ "$active" != yes ] || { find_unit "$name" && unit_is_active; } || fail "$name did not stay active."
     ;;
   openrc)
-    if [ "$enabled" = yes ]; then rc-update add "$name" default; fi
-    if [ "$enabled" = no ]; then rc-update --all del "$name"; fi
-    if [ "$active" = no ]; then rc-service --ifstarted "$name" stop
-    elif [ -n "$triggered" ]; then
-      if [ "$restart" = reload-or-restart ]; then rc-service "$name" reload || rc-service "$name" restart
-      else rc-service "$name" restart; fi
-    elif [ "$active" = yes ]; then rc-service "$name" start; fi
+    rc-service --exists "$name" || fail "There is no service $name: nothing in /etc/init.d has this name."
+    case $enabled:$(probe_service "$name" '' "$enabled") in
+      yes:enabled=no) rc-update add "$name" default ;;
+      no:enabled=yes) rc-update --all del "$name" ;;
+    esac
+    if [ "$active" = no ]; then
+      [ ! -e "$openrc/started/$name" ] || rc-service "$name" stop || { ! runs && rc-service "$name" zap; }
+    elif [ -n "$triggered" ] && runs; then
+      [ "$restart" = reload-or-restart ] && rc-service "$name" reload || rc-service "$name" restart
+    elif [ "$active" = yes ] && ! runs; then
+      [ ! -e "$openrc/started/$name" ] || rc-service "$name" zap
+      rc-service "$name" start
+    fi
+    [ "$active" != yes ] || runs || fail "$name did not stay active."
     ;;
   *) fail "This guest has neither systemd nor OpenRC, so devbox cannot manage $name." ;;
 esac

@@ -109,41 +109,93 @@ load_accounts
 for group in $wanted_groups; do
   find_line "$group:" "$groups" || fail "The group $group does not exist; make it in an earlier step."
 done
+# Sets gid_number and gid_name of the stated primary group.
+find_group() {
+  gid_number='' gid_name=''
+  saved_ifs=$IFS IFS=$nl
+  for line in $groups; do
+    number=${line#*:*:} number=${number%%:*}
+    if [ "${line%%:*}" = "$gid" ]; then gid_number=$number gid_name=$gid; break; fi
+    if [ "$number" = "$gid" ]; then gid_number=$gid gid_name=${line%%:*}; fi
+  done
+  IFS=$saved_ifs
+  [ -n "$gid_name" ] || fail "The group $gid does not exist; make it in an earlier step."
+}
+[ -z "$gid" ] || find_group
 if ! account "$name"; then
+  [ -z "$home" ] || [ -n "$system" ] || mkdir -p "${home%/*}/"
+  # A group by its name that is there already becomes its own: both programs would fail over it.
+  own=''
+  if [ -z "$gid" ] && find_line "$name:" "$groups"; then own=$name; fi
   if have useradd; then
     set -- -p '*'  # no password, but not locked: a locked account cannot log in by its key everywhere
     [ -z "$uid_wanted" ] || set -- "$@" -u "$uid_wanted"
-    if [ -n "$gid" ]; then set -- "$@" -g "$gid"; else set -- "$@" -U; fi
+    if [ -n "$gid$own" ]; then set -- "$@" -g "${gid:-$own}"; else set -- "$@" -U; fi
     if [ -n "$system" ]; then set -- "$@" -r -M; else set -- "$@" -m; fi
     [ -z "$shell" ] || set -- "$@" -s "$shell"
     [ -z "$home" ] || set -- "$@" -d "$home"
     useradd "$@" "$name"
   else
+    # BusyBox puts system accounts into `nogroup`, unless it is told otherwise.
+    if [ -z "$gid$own" ] && [ -n "$system" ]; then addgroup -S "$name"; own=$name; fi
     set -- -D
     [ -z "$uid_wanted" ] || set -- "$@" -u "$uid_wanted"
-    [ -z "$gid" ] || set -- "$@" -G "$gid"
+    [ -z "$gid$own" ] || set -- "$@" -G "${gid_name:-$own}"
     [ -z "$system" ] || set -- "$@" -S -H
     [ -z "$shell" ] || set -- "$@" -s "$shell"
     [ -z "$home" ] || set -- "$@" -h "$home"
     adduser "$@" "$name"
-    # BusyBox locks the account, and sshd without PAM then refuses its key too.
-    sed -i "s/^$name:!:/$name:*:/" /etc/shadow
   fi
   load_accounts
   account "$name"
 fi
+# edit FILE FIELD VALUE: one field of the account's line, by a whole new file.
+edit() {
+  aside=$etc/.$1.devbox-$$
+  trap 'rm -f "$aside"' EXIT
+  cp -p "$etc/$1" "$aside"  # its owner and mode
+  name=$name value=$3 awk -F: -v OFS=: -v field="$2" \
+    '$1 == ENVIRON["name"] { $field = ENVIRON["value"] } { print }' "$etc/$1" >"$aside"
+  mv -f "$aside" "$etc/$1"
+}
+# What usermod does, where there is none: hand_over user|group OLD NEW, for the files in the home folder.
+hand_over() {
+  [ -d "$account_home" ] && [ "$account_home" != / ] || return 0
+  owner=$3
+  [ "$1" = user ] || owner=:$3
+  find "$account_home" -xdev "-$1" "$2" -exec chown -h "$owner" {} +
+}
+change() {
+  if have usermod; then usermod "$@" "$name"; return; fi
+  while [ $# != 0 ]; do
+    case $1 in
+      -u)
+        saved_ifs=$IFS IFS=$nl
+        for line in $passwd; do
+          number=${line#*:*:}
+          [ "${number%%:*}" != "$2" ] || fail "The number $2 is that of the account ${line%%:*} already."
+        done
+        IFS=$saved_ifs
+        hand_over user "$account_uid" "$2"
+        edit passwd 3 "$2"
+        ;;
+      -g) hand_over group "$account_gid" "$gid_number"; edit passwd 4 "$gid_number" ;;
+      -d) edit passwd 6 "$2" ;;
+      -s) edit passwd 7 "$2" ;;
+    esac
+    shift 2
+  done
+}
 set --
 [ -z "$uid_wanted" ] || [ "$uid_wanted" = "$account_uid" ] || set -- "$@" -u "$uid_wanted"
-if [ -n "$gid" ] && [ "$gid" != "$account_gid" ]; then
-  find_line "$gid:" "$groups" || found=''
-  found=${found#*:}
-  [ "${found%%:*}" = "$account_gid" ] || set -- "$@" -g "$gid"
-fi
+[ -z "$gid" ] || [ "$gid_number" = "$account_gid" ] || set -- "$@" -g "$gid"
 [ -z "$shell" ] || [ "$shell" = "$account_shell" ] || set -- "$@" -s "$shell"
 [ -z "$home" ] || [ "$home" = "$account_home" ] || set -- "$@" -d "$home"
-if [ $# != 0 ]; then
-  have usermod || fail "This guest has no usermod; install its package \\`shadow\\` in an earlier step."
-  usermod "$@" "$name"
+[ $# = 0 ] || change "$@"
+# BusyBox makes an account locked, and sshd without PAM then refuses its key too.
+if ! have useradd; then
+  read_file $etc/shadow
+  ! find_line "$name:!:" "$text" || edit shadow 2 '*'
 fi
 for group in $wanted_groups; do
   find_line "$group:" "$groups"
@@ -153,7 +205,7 @@ done
 """
 
 _WRITE_KEYS = """
-passwd=''
+load_accounts
 account "$name"
 mkdir -p "$account_home/.ssh"
 touch "$account_home/.ssh/authorized_keys"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from devbox.provision import script
-from devbox.provision.apply import Options, provision
 from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.step import Change, State, difference, parse_state
@@ -29,7 +28,7 @@ class Alone:
         (self.step,) = bind((step(kind, options),), project, "root")
         self.guest, self.facts = guest, facts
         self.head = (
-            f"{script._shell('prelude')}manager='{facts.manager}' init='{facts.init}' uid=$(id -u)\n"
+            f"{script._prelude()}manager='{facts.manager}' init='{facts.init}' uid=$(id -u)\n"
             f"state='{guest.path('state')}' files='{guest.path('files')}'\n{self._functions()}"
             f"etc='{guest.path('etc')}'\nload_accounts() {{ passwd=$(cat $etc/passwd) groups=$(cat $etc/group); }}\n"
         )
@@ -155,123 +154,6 @@ def test_template(guest: FakeGuest, project: Path) -> None:
     assert alone.changes() == ()
 
 
-APT = r"""
-db=$(dirname "$0")/../dpkg
-echo "apt-get $*" >>"$db.log"
-case $* in *update*) exit ;; esac
-[ "$DEBIAN_FRONTEND" = noninteractive ] || exit 9
-remove=''
-for word do
-  case $word in
-    -* | *=--force* | DPkg::Lock* | Dpkg::* | install) ;;
-    remove) remove=1 ;;
-    no-such-package) echo 'E: Unable to locate package' >&2; exit 100 ;;
-    *)
-      name=${word%%=*}
-      case $name in *-) grep -v "^installed ${name%-} " "$db" >"$db.new" || :; mv "$db.new" "$db"; continue ;; esac
-      [ -z "$remove" ] || { grep -v "^installed $name " "$db" >"$db.new" || :; mv "$db.new" "$db"; continue; }
-      echo "installed $name 2.0-1" >>"$db" ;;
-  esac
-done
-"""
-DPKG_QUERY = r"""
-db=$(dirname "$0")/../dpkg
-case $3 in *Provides*) sed 's/^installed mawk .*/installed|, awk,/' "$db"; exit ;; esac
-shift 4
-status=0
-for name do grep " $name " "$db" || status=1; done
-exit $status
-"""
-APT_CACHE = 'shift; for name do printf "%s:\\n  Installed: x\\n  Candidate: 2.0-1\\n" "$name"; done\n'
-
-
-@pytest.fixture
-def debian(guest: FakeGuest) -> FakeGuest:
-    """With apt and dpkg over a text file of `status name version` lines."""
-    guest.program("apt-get", APT)
-    guest.program("dpkg-query", DPKG_QUERY)
-    guest.program("dpkg", f'[ "$1" != --configure ] || echo configured >>{guest.path("dpkg.log")}\n')
-    guest.program("apt-cache", APT_CACHE)
-    guest.path("dpkg").write_text("installed git 1:2.39.5-0\nconfig-files apache2 2.4\ninstalled mawk 1.3\n")
-    return guest
-
-
-def log(guest: FakeGuest) -> str:
-    return guest.path("dpkg.log").read_text() if guest.path("dpkg.log").exists() else ""
-
-
-def test_packages_install_only_what_is_missing(debian: FakeGuest, project: Path) -> None:
-    context = debian.context(project)
-    steps = (step("packages", {"present": ["nginx", "git=1:2.39*", "g++"], "absent": ["apache2", "mawk"]}),)
-    report = provision(debian, steps, context, Options())
-    assert [(c.field, c.old, c.new) for c in report.outcomes[0].changes] == [
-        ("nginx", None, "installed"),
-        ("g++", None, "installed"),
-        ("mawk", "installed", None),
-    ]
-    words = log(debian).splitlines()
-    assert len(words) == 2, "the index once, and one transaction"
-    assert words[0].endswith(" update")
-    assert words[1].endswith(" install --allow-downgrades nginx g++ mawk-")
-    assert provision(debian, steps, context, Options()).ok
-    assert len(log(debian).splitlines()) == 2
-    later = (step("packages", ["curl"]),)
-    provision(debian, later, context, Options())
-    assert log(debian).count(" update") == 1, "the index is fresh"
-
-
-def test_packages_versions_virtual_names_and_the_newest(debian: FakeGuest, project: Path) -> None:
-    alone = Alone(debian, project, "packages", ["git=3*", "awk"])
-    assert alone.state() == (("git", "1:2.39.5-0"), ("awk", "installed"))
-    newest = Alone(debian, project, "packages", {"latest": ["git"]})
-    assert newest.state() == (("index", "old"), ("git", "1:2.39.5-0"))
-    debian.path("dpkg").write_text("installed git 2.0-1\n")
-    debian.path("state").mkdir()
-    debian.path("state/index").touch()
-    assert newest.changes() == ()
-
-
-def test_packages_that_do_not_exist(debian: FakeGuest, project: Path) -> None:
-    done = Alone(debian, project, "packages", ["no-such-package"]).apply()
-    assert done.returncode != 0
-    assert "Unable to locate package" in done.stderr
-    assert log(debian).count(" update") == 1, "a fresh index is not refreshed again"
-
-
-@pytest.mark.parametrize(
-    ("manager", "program", "query"),
-    [("apk", "apk", None), ("dnf", "dnf", "rpm"), ("zypper", "zypper", "rpm"), ("pacman", "pacman", None)],
-)
-def test_packages_elsewhere(guest: FakeGuest, project: Path, manager: str, program: str, query: str | None) -> None:
-    facts = Facts(os="other", manager=manager)
-    guest.program(
-        program,
-        r"""db=$(dirname "$0")/../db; touch "$db"
-echo "$*" >>"$db.log"
-case $1 in -Q) shift 2; for n do grep "^$n " "$db"; done; exit ;; info) sed 's/ /-/' "$db"; exit ;; esac
-case $* in *refresh* | *update* | *makecache* | *-Syu*) exit 0 ;; esac
-for word do
-  case $word in -* | add | install) ;; *) echo "$word 1.2-r3" >>"$db" ;; esac
-done
-[ "$(basename "$0")" != zypper ] || exit 102
-""",
-    )
-    if query:
-        guest.program(
-            query,
-            'shift 4; for n do grep "^$n " "$(dirname "$0")/../db" || echo "package $n is not installed"; done\n',
-        )
-    alone = Alone(guest, project, "packages", ["tool", "py3-tool"], facts)
-    assert len(alone.changes()) == 2
-    done = alone.apply()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert alone.changes() == ()
-    before = guest.path("db.log").read_text()
-    alone.apply()
-    installs = [line for line in guest.path("db.log").read_text()[len(before) :].splitlines() if "tool" in line]
-    assert [line for line in installs if not line.startswith(("-Q", "info"))] == [], "nothing is missing any more"
-
-
 SYSTEMCTL = r"""
 units=$(dirname "$0")/../units
 mkdir -p "$units"
@@ -367,25 +249,6 @@ def test_many_services_in_one_show(systemd: FakeGuest, project: Path) -> None:
     probes = "\n".join(one.kind.probe(one.options) for one in steps)
     done = alone._sh(f"{alone.head}{script._load(reads)}\n{probes}\n")
     assert done.stdout.split() == ["active=no", "active=yes", "active=no", "active=yes", "active=no"]
-
-
-def test_service_under_openrc(guest: FakeGuest, project: Path) -> None:
-    guest.program(
-        "rc-service",
-        'f=$(dirname "$0")/../rc; [ "$1" != --ifstarted ] || shift\n'
-        'case $2 in status) test -e "$f" ;; start) touch "$f" ;; stop) rm "$f" ;; *) echo "$2" >>"$f" ;; esac\n',
-    )
-    guest.program("rc-update", 'echo "$*" >>"$(dirname "$0")/../rc.log"\n')
-    facts = Facts(os="alpine", init="openrc")
-    alone = Alone(guest, project, "service", {"name": "app", "state": "started"}, facts)
-    assert alone.state() == (("active", "no"),)
-    alone.apply()
-    assert alone.changes() == ()
-    alone.apply(triggered=True)
-    assert guest.path("rc").read_text() == "restart\n"
-    Alone(guest, project, "service", {"name": "app", "state": "stopped", "enabled": True}, facts).apply()
-    assert alone.state() == (("active", "no"),)
-    assert guest.path("rc.log").read_text() == "add app default\n"
 
 
 def test_no_init_system(guest: FakeGuest, project: Path) -> None:
