@@ -10,9 +10,9 @@ from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision.kinds import (
     absent,
+    ansible,
     block,
     copy,
-    ansible,
     directory,
     download,
     file,
