@@ -184,21 +184,26 @@ def _result(stats: Path, status: int, tail: str) -> HostResult:
         told = {}
     failed = told.get("failed") or {}
     if status != 0 and failed:
-        message = " ".join(str(failed["message"]).split())[:300]
-        what = "reached no guest at" if told.get("unreachable") else "failed at"
-        said = f": {message}" if message else ""
-        raise DevboxError("provision.ansible", f"The playbook {what} the task `{failed['task']}`{said}")
+        raise DevboxError("provision.ansible", _failure(failed, unreachable=bool(told.get("unreachable"))))
     if status != 0 or not told:
-        raise DevboxError(
-            "provision.ansible",
-            f"Ansible ended with status {status}: {_complaint(tail)}",
-        )
+        raise DevboxError("provision.ansible", f"Ansible ended with status {status}: {_complaint(tail)}")
     if told["hosts"] == 0:
         raise DevboxError(
             "provision.ansible",
             "No play of the playbook is for this machine: look at its `hosts`, and at `groups` in the Devboxfile.",
         )
     return HostResult(told["changed"] > 0, f"{told['changed']} of {told['ok']} tasks changed")
+
+
+def _failure(failed: Mapping[str, str], *, unreachable: bool) -> str:
+    message = str(failed["message"]).strip()
+    if unreachable:
+        # SSH ends with what is the matter, after any warnings.
+        return f"Ansible does not reach the machine: {message.splitlines()[-1] if message else 'it says no more'}"
+    said = f": {' '.join(message.split())[:300]}" if message else ""
+    if "Could not find or access" in message:
+        said += " (the playbook sees files that it names, those in Ansible's folders beside it, and its `inputs`)"
+    return f"The playbook failed at the task `{failed['task']}`{said}"
 
 
 def _complaint(tail: str) -> str:

@@ -17,16 +17,18 @@ from pathlib import Path
 
 from devbox import proc
 from devbox.version import __version__
-from tests.bench import boot, quick
+from tests.bench import boot, provisioning, quick
 from tests.bench.measure import HEADER, NotRun, Row, line
 
 Part = Callable[[Path, int], Iterator[Row]]
 
-# The bars a part prints, the part, and whether it boots machines.
+# The bars a part prints, the part, and whether it takes minutes, as a boot does.
 PARTS: tuple[tuple[frozenset[str], Part, bool], ...] = (
     (frozenset({"B10"}), quick.start, False),
     (frozenset({"B11"}), quick.machines, False),
     (frozenset({"B13"}), quick.image_import, False),
+    (frozenset({"P20"}), provisioning.twenty, True),
+    (frozenset({"P100"}), provisioning.hundred, True),
     (frozenset({"B8", "B11"}), boot.running, False),
     (frozenset({"B1", "B3", "B21"}), boot.cold, True),
 )
@@ -36,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", default="", help="bars, e.g. B10,B13")
     parser.add_argument("--count", type=int, default=9, help="pairs of quick commands (default: 9)")
-    parser.add_argument("--boots", type=int, default=3, help="pairs of cold boots (default: 3)")
+    parser.add_argument("--boots", type=int, default=3, help="pairs of what is slow: boots, provisioning (default: 3)")
     wanted = parser.parse_args()
     only = set(wanted.only.split(",")) - {""}
     if unknown := only - {bar for bars, _, _ in PARTS for bar in bars}:

@@ -48,9 +48,9 @@ def test_it_gets_the_connection_and_its_arguments(side: Side, project: Path) -> 
 
 
 def test_a_fabric_task_is_called_as_well(side: Side, project: Path) -> None:
-    import invoke
+    from invoke.context import Context
 
-    side.guest.connection = invoke.Context()
+    side.guest.connection = Context()
     spec = task(project, "from fabric import task\n@task\ndef setup(c):\n    print(type(c).__name__)\n")
     side.carry_out(spec)
     assert side.said == "Context\n"
