@@ -216,7 +216,7 @@ def _devbox_template(path: str, src: str, values: Mapping[str, Any]) -> dict[str
 _DEVBOX: Mapping[str, Callable[..., dict[str, Any]]] = {
     "directory": lambda **options: {"directory": options},
     "file": lambda **options: {"file": options},
-    "line": lambda **options: {"line": options},
+    "line": lambda **options: {"line": {**options, "create": True}},
     "template": _devbox_template,
 }
 _ANSIBLE: Mapping[str, Callable[..., dict[str, Any]]] = {
