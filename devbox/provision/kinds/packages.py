@@ -21,6 +21,7 @@ class Packages:
     absent: tuple[str, ...] = ()
     latest: tuple[str, ...] = ()
     update: bool = False
+    recommends: bool = True  # counts when something is installed; nothing compares it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,6 +41,7 @@ def parse(raw: Sequence[str] | Mapping[str, Any], source: Source) -> Packages:  
         tuple(stated.get("absent", ())),
         tuple(stated.get("latest", ())),
         stated.get("update", False),
+        stated.get("recommends", True),
     )
     for name in (*found.absent, *found.latest):
         if "=" in name:
@@ -85,6 +87,7 @@ def apply(packages: Packages, facts: Facts) -> Action:
     lists = (
         f"names={quote(' '.join(packages.names))} present={quote(present)} absent={quote(' '.join(packages.absent))}\n"
         f"latest={quote(' '.join(packages.latest))} index={'1' if packages.index else ''}\n"
+        f"lean={'' if packages.recommends else '1'}\n"
     )
     return Action(f"{lists}{_shell(facts.manager)}{_shell('transaction')}".encode())
 

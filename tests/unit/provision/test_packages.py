@@ -504,7 +504,7 @@ def test_apt_is_asked_in_a_way_that_never_asks_back(guest: FakeGuest, project: P
     there.offers(git="1-1")
     applied(there.step(["git"]))
     update, install = there.log()
-    assert update.endswith(" update")
+    assert update.endswith(" update -o Acquire::Languages=none")
     for words in (
         "-y ",
         "DPkg::Lock::Timeout=300",

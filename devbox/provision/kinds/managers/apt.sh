@@ -3,8 +3,8 @@ export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a APT_LISTCHANGES_FRONTEN
 apt() {
   patiently apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
 }
-refresh() { apt update; }
-install() { apt install --allow-downgrades "$@"; }
+refresh() { apt update -o Acquire::Languages=none; }  # translations of descriptions: megabytes that nobody reads here
+install() { apt install --allow-downgrades ${lean:+--no-install-recommends} "$@"; }
 upgrade() { install "$@"; }
 remove() { apt remove "$@"; }
 # apt takes a pattern only with its `*` at the end; for the others, `  name | version | source`, the newest first.

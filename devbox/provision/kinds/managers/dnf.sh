@@ -1,6 +1,6 @@
 # dnf 4 and 5, by what both understand. Installing never upgrades what is there; `upgrade` knows only what is installed.
 refresh() { patiently dnf -y makecache; }
-install() { patiently dnf -y install "$@"; }
+install() { patiently dnf -y install ${lean:+--setopt=install_weak_deps=False} "$@"; }
 upgrade() { patiently dnf -y upgrade "$@"; }
 remove() { patiently dnf -y remove "$@"; }
 spec() { printf '%s-%s' "$1" "$2"; }

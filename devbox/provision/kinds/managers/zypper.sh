@@ -10,7 +10,7 @@ zypp() {
 }
 refresh() { zypp refresh; }
 # 106 says that a repository could not be refreshed and was left out: whether it mattered is seen afterwards.
-install() { zypp install --auto-agree-with-licenses ${versioned:+--oldpackage} "$@" || [ "$status" = 106 ]; }
+install() { zypp install ${lean:+--no-recommends} --auto-agree-with-licenses ${versioned:+--oldpackage} "$@" || [ "$status" = 106 ]; }
 upgrade() { zypp update --auto-agree-with-licenses "$@" || [ "$status" = 106 ]; }
 remove() { zypp remove "$@" || [ "$status" = 104 ]; }  # 104: there is none
 spec() {
