@@ -130,11 +130,24 @@ def _begun(shown: bytes, known: Forms) -> int:
 
 
 def _forms_of(whole: str) -> Iterator[bytes]:
-    lines = [line.strip() for line in whole.splitlines()]
-    for one in (whole, whole.strip(), *(line for line in lines if len(line) >= _LEAST_LINE)):
+    printed = _printed(whole).replace("\0", "")
+    lines = [line.strip() for line in (*whole.splitlines(), *printed.splitlines())]
+    for one in (whole, whole.strip(), printed, *(line for line in lines if len(line) >= _LEAST_LINE)):
+        if len(one) < LEAST:
+            continue
         yield from (spelling.encode() for spelling in _spellings(one))
     for one in (whole, whole.strip()):
         yield from _base64(one.encode())
+
+
+def _printed(whole: str) -> str:
+    """What `echo` of dash and BusyBox, and `printf %b`, make of a value with backslashes in it."""
+    before_end = re.split(r"(?<!\\)(?:\\\\)*\\c", whole)[0]
+    return re.sub(r"\\(?:0([0-7]{1,3})|([abfnrtv\\]))", lambda found: _escape(found[1], found[2]), before_end)
+
+
+def _escape(octal: str | None, letter: str) -> str:
+    return chr(int(octal, 8) & 0x7F) if octal else "\a\b\f\n\r\t\v\\"["abfnrtv\\".index(letter)]
 
 
 def _spellings(one: str) -> Iterator[str]:

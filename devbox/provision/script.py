@@ -220,8 +220,11 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
 _START = """
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 take_lock || { cd /; rm -rf "$run" "$state/incoming/$id"; frame busy; exit 0; }
-# Whether the files of that run are still on their way.
-is_coming() { [ -r "$base/$1/sender" ] && read -r sender <"$base/$1/sender" && kill -0 "$sender" 2>/dev/null; }
+# Whether the files of that run are still on their way; once it has begun they are not, whoever has that pid by now.
+is_coming() {
+  [ ! -e "$base/$1/pid" ] && [ -r "$base/$1/sender" ] || return 1
+  read -r sender <"$base/$1/sender" && kill -0 "$sender" 2>/dev/null
+}
 set +f
 for old in "$base"/* "$state/incoming"/*; do  # of runs that were killed
   case ${old##*/} in "$id" | lock | held | current | '*') ;; *) is_coming "${old##*/}" || rm -rf "$old" ;; esac

@@ -137,8 +137,8 @@ def steps(control: str) -> list[dict[str, Any]]:
         step("roots", "PLAIN", more="touch /root/root", **{"as": "root"}),
         step("gate", *(name for name in SHAPES if name not in {"TAIL", "LATE"}), more=f"touch /tmp/at-gate; {gate}"),
         step("tail", "TAIL", more='echo "tail: $TAIL" >&2; test -e /tmp/flag || exit 3'),
-        step("late", "LATE", more='printf "no end $LATE"; test -e /tmp/flag2 || sleep 300', timeout=4),
-        {"name": "without", "run": 'test -z "${PLAIN-}${DEVBOX_SECRETS-}"; ls -R /run/devbox >/dev/null'},
+        step("late", "LATE", more='printf "no end $LATE"; test -e /tmp/flag2 || sleep 300', timeout=25),
+        {"name": "without", "run": 'test -z "${PLAIN-}${DEVBOX_SECRETS-}"; ! ls /run/devbox 2>/dev/null'},
     ]  # fmt: skip
 
 
@@ -178,15 +178,48 @@ def files(env: Mapping[str, str], root: Path) -> Iterator[tuple[str, bytes]]:
                 yield str(path), path.read_bytes()
 
 
-def test_twenty_secrets_are_used_and_none_is_found(checkout: Checkout, vault: Vault) -> None:
+def devboxfile(vault: Vault, control: str) -> str:
     image, sha256 = tiny_image(default_cache())
-    in_argv, on_disk = secrets.token_hex(12), secrets.token_hex(12)
     machine = {
         "version": 1, "name": "vault", "box": {"path": str(image), "sha256": sha256}, "cpus": 1, "memory": "256MiB",
-        "disk": "2GiB", "folders": [], "secrets": vault.declared(), "provision": steps(in_argv),
+        "disk": "2GiB", "folders": [], "secrets": vault.declared(), "provision": steps(control),
     }  # fmt: skip
-    checkout.write(json.dumps(machine, indent=1, ensure_ascii=False))
-    said: list[tuple[str, bytes]] = []
+    return json.dumps(machine, indent=1, ensure_ascii=False)
+
+
+def up_and_look_while_it_runs(checkout: Checkout, vault: Vault, control: str) -> bytes:
+    """What `up` said until the step `tail` failed. Looks at both process lists while a step has all secrets."""
+    with checkout.start("up", "--approve=all") as running:
+        wait_for_gate(checkout, running)
+        lists = process_lists(checkout.devbox("run", "--", "sh", "-c", "sudo cat /proc/[0-9]*/cmdline").stdout)
+        look = "stat -f -c %T /run/devbox; sudo sh -c 'ls /run/devbox/*/'"
+        there = checkout.devbox("run", "--", "sh", "-c", look).stdout.splitlines()
+        assert checkout.devbox("run", "--", "touch", "/tmp/gate").returncode == 0
+        said = b"".join(running.communicate())
+    assert running.returncode == 1, said.decode()
+    assert "tail: ‹TAIL›" in said.decode()
+    for where, data in lists.items():
+        assert vault.found(where, data) == []
+    assert control.encode() in lists["the guest's process list"], "the search in process lists finds nothing at all"
+    assert there[0] == "tmpfs"
+    left = [line.rpartition(".")[2] for line in there if line.endswith((".secrets", ".forms"))]
+    assert sorted(left) == ["forms"] * 3 + ["secrets"] * 3, "those of this step, and of the two that come after it"
+    return said
+
+
+def all_seen(vault: Vault, lines: str) -> None:
+    """Whether each step saw the right values, by the digests that it wrote."""
+    seen = dict(line.split(" ", 1) for line in lines.splitlines())
+    for name, value in vault.values.items():
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        assert seen[name].split() == [digest, "-", digest, "-"], f"the step saw another {name}"
+
+
+def test_twenty_secrets_are_used_and_none_is_found(checkout: Checkout, vault: Vault) -> None:
+    assert len(SHAPES) == 20 == sum(map(len, SOURCES.values()))
+    in_argv, on_disk = secrets.token_hex(12), secrets.token_hex(12)
+    checkout.write(devboxfile(vault, in_argv))
+    said = [("what `up` said", up_and_look_while_it_runs(checkout, vault, in_argv))]
 
     def devbox(*words: str, status: int = 0) -> str:
         done = checkout.devbox(*words)
@@ -194,63 +227,42 @@ def test_twenty_secrets_are_used_and_none_is_found(checkout: Checkout, vault: Va
         said.append((f"what `devbox {' '.join(words)}` said", (done.stdout + done.stderr).encode()))
         return done.stdout + done.stderr
 
-    with checkout.start("up", "--approve=all") as running:
-        wait_for_gate(checkout, running)
-        lists = process_lists(checkout.devbox("run", "--", "sh", "-c", "sudo cat /proc/[0-9]*/cmdline").stdout)
-        raw = checkout.devbox("run", "--", "sh", "-c", "stat -f -c %T /run/devbox; sudo ls /run/devbox/*/").stdout
-        assert checkout.devbox("run", "--", "touch", "/tmp/gate", "/tmp/seen").returncode == 0
-        output = running.communicate()
-    said += [("what `up` said", output[0] + output[1])]
-    print(output[1].decode())
-    assert running.returncode == 1, "the step `tail` fails"
-    assert "tail: ‹TAIL›" in output[1].decode()
-    for where, data in lists.items():
-        assert vault.found(where, data) == []
-    assert in_argv.encode() in lists["the guest's process list"], "the search in process lists finds nothing at all"
-    assert raw.startswith("tmpfs\n")
-    left = [line.rpartition(".")[2] for line in raw.splitlines() if line.endswith((".secrets", ".forms"))]
-    assert sorted(left) == ["forms"] * 3 + ["secrets"] * 3, "those of this step, and of the two that come after it"
+    def guest(command: str) -> str:
+        return devbox("run", "--", "sudo", "sh", "-c", command)
 
-    checkout.devbox("run", "--", "touch", "/tmp/flag")
+    guest("touch /tmp/flag")
     assert "stopped after its time limit" in devbox("provision", status=1)
-    checkout.devbox("run", "--", "touch", "/tmp/flag2")
+    guest("touch /tmp/flag2")
     assert "2 changed" in devbox("provision")
-    assert "0 changed" in devbox("provision")
+    assert " 0 changed" in devbox("provision")
     assert "would change" not in devbox("provision", "--check", "--diff")
     checkout.env["MY_PLAIN"] = "another value altogether"
-    changed = devbox("provision", "--check")
-    assert [line.split(":")[0].strip(" ~") for line in changed.splitlines() if "would change (" in line] == [
-        "all sorts", "roots", "gate"
-    ]  # fmt: skip
+    preview = devbox("provision", "--check")
+    changed = [line.split(":")[0].strip(" ~") for line in preview.splitlines() if "would change (" in line]
+    assert changed == ["all sorts", "roots", "gate"]
     checkout.env["MY_PLAIN"] = vault.values["PLAIN"]
+    told = devbox("provision", "--json", "--diff", "--force", "pieces", "--force", "encoded", "--force", "key")
+    assert told.count("‹PIECES›") >= 1
+    assert "‹KEY›" in told
 
-    seen = dict(line.split(" ", 1) for line in devbox("run", "--", "cat", "/tmp/seen").splitlines())
-    for name, value in vault.values.items():
-        digest = hashlib.sha256(value.encode()).hexdigest()
-        assert seen[name].split() == [digest, "-", digest, "-"], f"the step saw another {name}"
-    folders = devbox("run", "--", "cat", "/tmp/folders").splitlines()
-    assert set(folders) == {f"{user} 600 {user} 700 {user} " for user in ("dev", "app", "root")}
-
+    all_seen(vault, guest("cat /tmp/seen"))
+    folders = set(guest("cat /tmp/folders").splitlines())
+    assert folders == {f"{user} 600 {user} 700 {user} " for user in ("dev", "app", "root")}
     for name in ("all sorts", "key", "traced", "encoded", "url", "pieces", "others", "roots", "gate", "tail", "late"):
         assert "‹" in devbox("logs", name)
     for words in (("logs",), ("logs", "--serial"), ("status", "--json"), ("list", "--json"), ("ports",)):
         devbox(*words)
-    everything = "sudo cat /proc/[0-9]*/cmdline; sudo find /run/devbox; sudo cat /etc/profile.d/* /var/lib/devbox/*/*"
-    devbox("run", "--", "sh", "-c", everything)
+    guest("cat /proc/[0-9]*/cmdline /etc/profile.d/* /var/lib/devbox/*/* /var/log/devbox/*; true")
+    assert guest("find /run/devbox -mindepth 1") == "/run/devbox/lock\n"
 
-    planted = subprocess.run(
-        [DEVBOX, "run", "--", "sh", "-c", "cat >~/planted; sync"],
-        cwd=checkout.root, env=checkout.env, input=on_disk.encode(), check=False,
-    )  # fmt: skip
-    assert planted.returncode == 0
+    plant = [str(DEVBOX), "run", "--", "sh", "-c", "cat >~/planted; sync"]
+    subprocess.run(plant, cwd=checkout.root, env=checkout.env, input=on_disk.encode(), check=True)
     devbox("halt")
     searched = dict([*said, *files(checkout.env, checkout.root)])
-    assert [name for name in ("disk.qcow2", "seed.iso", "serial.log", "log.jsonl") if not any(
-        Path(where).name == name and data for where, data in searched.items()
-    )] == []  # fmt: skip
+    names = {Path(where).name for where, data in searched.items() if data}
+    assert {"disk.qcow2", "seed.iso", "serial.log", "log.jsonl", "outcome.json", "Devboxfile"} <= names
     holders = [Path(where).name for where, data in searched.items() if on_disk.encode() in data]
     assert holders == ["disk.qcow2"], "the search does not find what is on the disk"
     assert [found for where, data in searched.items() for found in vault.found(where, data)] == []
-    size = sum(map(len, searched.values()))
-    print(f"{len(SHAPES)} secrets: 0 found in {len(searched)} places, {size >> 20} MiB")
+    print(f"20 secrets: 0 found in {len(searched)} places, {sum(map(len, searched.values())) >> 20} MiB")
     devbox("destroy", "--yes")

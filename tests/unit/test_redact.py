@@ -71,6 +71,20 @@ def test_what_a_shell_traces_goes(shell: str, value: str) -> None:
             assert part not in seen
 
 
+@pytest.mark.parametrize(
+    "value", ["back\\slash\\n @line of it\\", "a\\tb\\\\c \\0101bc", "first part\\cnever said", "a\\b\\f\\vok"]
+)
+def test_what_an_echo_makes_of_it_goes(value: str) -> None:
+    redact.install({"NAME": value})
+    for shell in ("dash", "busybox sh", "bash"):
+        for command in ('echo "$V"', 'printf "%b\\n" "$V"'):
+            said = subprocess.run(
+                [*shell.split(), "-c", command], env={"V": value}, capture_output=True, check=True
+            ).stdout
+            seen = redact.data(said).replace("‹NAME›".encode(), b"").strip()
+            assert len(seen) <= 1, (shell, command, said)
+
+
 def test_wrapped_base64_goes() -> None:
     value = "".join(chr(33 + at * 7 % 90) for at in range(400))
     redact.install({"NAME": value})
