@@ -20,12 +20,16 @@ import pytest
 from devbox import proc, redact
 from devbox.config.model import Arch, Folder, MachineSpec, Secret, StepSpec, When
 from devbox.errors import DevboxError
+from devbox.guest.openssh import Endpoint
+from devbox.provision import bind as bind_module
 from devbox.provision import journal
 from devbox.provision.apply import Options, Report, provision
 from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.journal import Places
+from devbox.provision.kinds import run
 from devbox.provision.secrets import resolve, revealed
+from devbox.provision.step import HostResult, HostSide
 from tests.unit.provision.fake import FakeGuest, step
 
 Go = Callable[..., Report]
@@ -448,3 +452,26 @@ def test_a_run_folder_on_a_disk_is_refused(guest: FakeGuest, go: Go, project: Pa
 def _file_system(folder: Path) -> str:
     words = ("stat", "-f", "-c", "%T", str(folder))
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_step_of_this_computer_has_them_and_its_log_has_not(
+    guest: FakeGuest, go: Go, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def host(options: object, side: HostSide) -> HostResult:
+        seen.append(dict(side.secrets))
+        for piece in (b"says hunt", b"er2 is the ", b"other\n", b"and hunter2 is"):
+            side.output(piece)
+        return HostResult()
+
+    monkeypatch.setattr(bind_module, "KINDS", {**bind_module.KINDS, "here": replace(run.KIND, host=host)})
+    context = guest.context(project, secrets=(Secret("OTHER", env="OTHER"),))
+    context = replace(context, connect=lambda: guest, endpoint=Endpoint(1, "root", project, project))
+    steps = (step("here", "work", "here", secrets=("OTHER",)),)
+    assert statuses(provision(guest, steps, context, Options())) == ["changed"]
+    assert statuses(provision(guest, steps, context, Options())) == ["same"]
+    assert seen == [{"OTHER": "hunter2 is the other"}]
+    assert log_of(guest, "here") == "says ‹OTHER›\nand hunter2 is"
+    assert "is the other" not in capsys.readouterr().err
+    assert not [name for name in planted(guest) if not name.startswith("var/log")]
