@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from devbox import fs, paths, ui
+from devbox import fs, paths, redact, ui
 from devbox.version import __version__
 
 
@@ -21,7 +21,7 @@ def report(arguments: Sequence[str], bug: BaseException) -> None:
     ui.failed(f"This is a bug in devbox: {type(bug).__name__}: {bug}")
     try:
         file = fs.make_private_dir(paths.state_dir() / "bugs") / time.strftime("%Y%m%d-%H%M%S.txt")
-        fs.write_atomic(file, text.encode())
+        fs.write_atomic(file, redact.text(text).encode(errors="backslashreplace"))
     except OSError:
         ui.say(text)
     else:

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from devbox import redact
+
 
 class ExitCode(IntEnum):
     DONE = 0
@@ -15,7 +17,7 @@ class DevboxError(Exception):
     """What happened, what to do next, and details for the curious.
 
     `id` is stable (`area.what`, for scripts and for docs/errors.md); `hint` is the next command to type, and
-    is left out where there is nothing to do; `details` may be many lines (a log's tail).
+    is left out where there is nothing to do; `details` may be many lines (a log's tail). None of them holds a secret.
     """
 
     def __init__(
@@ -27,9 +29,9 @@ class DevboxError(Exception):
         details: str = "",
         exit_code: ExitCode = ExitCode.FAILED,
     ) -> None:
-        super().__init__(message)
+        super().__init__(redact.text(message))
         self.id = id
-        self.message = message
-        self.hint = hint
-        self.details = details
+        self.message = redact.text(message)
+        self.hint = redact.text(hint)
+        self.details = redact.text(details)
         self.exit_code = exit_code

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from devbox import redact
 from devbox.errors import DevboxError
 
 CHUNK = 1 << 20
@@ -79,8 +80,8 @@ def sha256_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> st
 
 
 def append_event(path: Path, **event: object) -> None:
-    """One JSON line for people and bug reports. Never read back by devbox, and never a reason to fail."""
-    line = json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n"
+    """One JSON line for people and bug reports, without secrets. Never read back, and never a reason to fail."""
+    line = json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **redact.value(event)}) + "\n"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:

@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,30 @@ def run(
             details=(late.stderr or b"").decode(errors="replace"),
         ) from late
     return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def ask(argv: Argv, *, timeout: float) -> Completed:
+    """Run a program that answers on stdout and may ask the person first: with our terminal and whole environment.
+
+    On a terminal its stderr goes there, as a prompt must; else it is captured. Raises `tool.timeout`.
+    """
+    words = [os.fspath(word) for word in argv]
+    shown = None if sys.stderr.isatty() else subprocess.PIPE
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=shown, cwd="/") as child:
+        try:
+            stdout, stderr = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            for pipe in (child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()  # A child of its own may hold the other end for ever.
+            raise DevboxError(
+                "tool.timeout", f"`{Path(words[0]).name}` did not end within {timeout:.0f} s and was stopped."
+            ) from None
+        except BaseException:
+            child.kill()
+            raise
+    return Completed(child.returncode, stdout, stderr or b"")
 
 
 def start(argv: Argv, *, log: IO[bytes], env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()) -> int:

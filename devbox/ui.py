@@ -1,4 +1,6 @@
-"""Words for people on stderr, results on stdout. Everything that is not ours passes `clean` before it is shown."""
+"""Words for people on stderr, results on stdout. Everything that is not ours passes `clean` before it is shown, and
+everything the filter that takes secrets out.
+"""
 
 import json
 import os
@@ -9,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from devbox import redact
+
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]")
 # C0 and C1 controls but for tab and newline, and the marks that reorder text on a terminal.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -16,8 +20,9 @@ _QUIET_INTERVAL = 10.0  # seconds between progress lines where there is no termi
 
 
 def clean(text: str) -> str:
-    """The text without terminal escapes and control characters: safe to show, whoever wrote it."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+    """The text without secrets, terminal escapes and control characters: safe to show, whoever wrote it."""
+    plain = _CONTROLS.sub("", _ESCAPES.sub("", redact.text(text).replace("\r\n", "\n").replace("\r", "\n")))
+    return redact.text(plain)  # again: an escape may have stood within one
 
 
 def on_terminal() -> bool:
@@ -147,17 +152,17 @@ def transfer(title: str, total: int | None, *, already: int = 0) -> Iterator[Cal
 
 def emit_json(value: Any) -> None:
     """One JSON document on stdout: the result, for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(redact.value(value), indent=2, ensure_ascii=False))
 
 
 def emit_line(value: Any) -> None:
     """One JSON object on a line of stdout, at once: an event, for programs."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json.dumps(redact.value(value), ensure_ascii=False), flush=True)
 
 
 def emit(text: str = "") -> None:
     """A result for people or pipes, on stdout."""
-    print(text)
+    print(redact.text(text))
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Every test gets cache, state and runtime folders of its own; the real ones cannot be reached."""
+"""Every test gets cache, state and runtime folders of its own, and the filter of secrets as a new process has it."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from devbox import redact
 
 
 @pytest.fixture(autouse=True)
@@ -20,5 +22,7 @@ def devbox_dirs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("DEVBOX_RUNTIME_DIR", os.fspath(runtime))
     for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CI"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(redact, "_installed", {})
+    monkeypatch.setattr(redact, "_forms", ())
     yield home
     shutil.rmtree(runtime, ignore_errors=True)

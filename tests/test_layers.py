@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "devbox"
 
-LEAVES = frozenset({"bug", "errors", "paths", "proc", "fs", "ui", "version"})
+LEAVES = frozenset({"bug", "errors", "paths", "proc", "fs", "redact", "ui", "version"})
 STAGES = ("config", "box", "disk", "share", "machine", "guest", "provision", "supervise", "commands", "cli", "launch")
 
 # Module or package → who may import it. An entry ending in "/" means every module of that folder.
@@ -34,6 +34,7 @@ OWNERS = {
     "paramiko": {"guest/connection"},
     "invoke": {"guest/connection"},
     "jinja2": {"provision/rendering"},
+    "keyring": {"provision/secrets"},
     "rich": {"ui"},
     "typer": {"cli", "commands/"},
     "platformdirs": {"paths"},
@@ -69,6 +70,7 @@ HIDDEN_IMPORTS = {
     ("paths", "platformdirs"): "25 ms that Linux does not need",
     ("provision/archive", "zstandard"): "20 ms that other archives do not need",
     ("provision/artefacts", "devbox.box.download"): "httpx, 80 ms that a file which is here does not need",
+    ("provision/secrets", "keyring"): "an optional library, 100 ms that only a secret in it needs",
     ("provision/rendering", "jinja2"): "60 ms that a file without templates does not need",
     ("machine/lifecycle", "devbox.machine.start"): "10 ms of planning QEMU that `status` does not need",
     ("machine/lifecycle", "devbox.machine.stop"): "asyncio, 50 ms that `status` does not need",

@@ -7,12 +7,12 @@ import json
 import time
 from typing import Any
 
-from devbox import fs
+from devbox import fs, redact
 from devbox.disk.record import Record
 
 
 def remember(record: Record, *, summary: str, ok: bool) -> None:
-    known = {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "ok": ok, "summary": summary}
+    known = {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "ok": ok, "summary": redact.text(summary)}
     fs.write_atomic(record.dir.outcome, json.dumps(known).encode())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from devbox import fs, ui
 from devbox.commands import outcome, session
 from devbox.config.model import FolderType, Project, StepSpec
+from devbox.disk import keys
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
@@ -96,6 +97,7 @@ def context_of(project: Project, record: Record, seen: Observation, *, slowdown:
         proxies=settings.proxy_environment(project.machine.proxy, os.environ),
         connect=lambda: _connect_again(where, record, slowdown),
         endpoint=where,
+        secret_key=keys.derived(record.dir.login_key, "secrets") if project.machine.secrets else b"",
     )
 
 

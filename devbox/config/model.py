@@ -3,6 +3,7 @@
 Sizes are bytes, durations seconds, paths absolute where they are the host's.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -78,6 +79,27 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """A value for the steps that name it, and where it is to be read: exactly one of the other fields is set."""
+
+    name: str  # of the variable that the steps see
+    env: str = ""
+    file: Path | None = None  # links followed
+    command: tuple[str, ...] = ()
+    keyring: tuple[str, str] | None = None  # service and user name
+
+    def __str__(self) -> str:
+        if self.env:
+            return f"your environment variable {self.env}"
+        if self.file is not None:
+            return f"the file {self.file}"
+        if self.command:
+            return f"the output of `{shlex.join(self.command)}`"
+        service, username = self.keyring or ("", "")
+        return f"the keyring entry of {username} for {service}"
+
+
+@dataclass(frozen=True, slots=True)
 class StepSpec:
     """A step as written: `options` is the kind's own mapping, which the kind turns into its own value.
 
@@ -94,6 +116,7 @@ class StepSpec:
     condition: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     tags: tuple[str, ...] = ()
     sensitive: bool = False
+    secrets: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     timeout: float | None = None
     retries: int = 0
@@ -123,6 +146,7 @@ class MachineSpec:
     ca_certs: tuple[Path, ...] = ()
     proxy: str = "inherit"  # "inherit", "none" or a URL
     forward_agent: bool = False
+    secrets: tuple[Secret, ...] = ()
     steps: tuple[StepSpec, ...] = ()
     message: str = ""
 

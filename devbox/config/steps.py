@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from devbox.config import values
+from devbox.config import secrets, values
 from devbox.config.draft import Draft
 from devbox.config.model import StepSpec, When
 from devbox.config.problems import MAX_SHOWN, Place, show
@@ -25,10 +25,12 @@ def build(draft: Draft, place: Place = ("provision",)) -> tuple[StepSpec, ...]:
     if not isinstance(written, list):
         return ()
     names = _names(draft, written, place)
+    secret_names = secrets.names(draft)
     made = []
     for index, step in enumerate(written):
         if isinstance(step, dict):
             _check_needs(draft, (*place, index, "needs"), index, names)
+            secrets.check_names(draft, (*place, index), secret_names)
             if draft.good((*place, index)):
                 made.append(_step(draft, (*place, index), step, names[index]))
     return tuple(made)
@@ -106,6 +108,7 @@ def _step(draft: Draft, place: Place, step: dict[str, Any], name: str) -> StepSp
         condition=MappingProxyType(dict(step.get("if", {}))),
         tags=tuple(step.get("tags", ())),
         sensitive=step.get("sensitive", False),
+        secrets=tuple(step.get("secrets", ())),
         env=env(draft, (*place, "env")),
         timeout=draft.make((*place, "timeout"), values.duration, None),
         retries=int(step.get("retries", 0)),

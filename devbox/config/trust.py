@@ -32,7 +32,11 @@ class Capability:
 
 def capabilities(project: Project) -> tuple[Capability, ...]:
     """Everything the project asks of this computer, sorted by id and without duplicates."""
-    found = {capability.id: capability for one in (_folders, _ports, _box, _rest, _code) for capability in one(project)}
+    found = {
+        capability.id: capability
+        for one in (_folders, _ports, _box, _secrets, _rest, _code)
+        for capability in one(project)
+    }
     return tuple(found[id] for id in sorted(found))
 
 
@@ -83,6 +87,27 @@ def _box(project: Project) -> Iterator[Capability]:
         yield Capability(f"box:recipe:{box.recipe}", f"the machine is made by the recipe {box.recipe}", implied=True)
     else:
         yield Capability(f"box:name:{box.name}", f"the machine is made from the box {box.name}", implied=True)
+
+
+def _secrets(project: Project) -> Iterator[Capability]:
+    """By what is read, under whichever name the steps see it.
+
+    A file of the project itself is implied: its folder may be shared with the machine, so asking for one file of it
+    would keep nothing from anybody. It is opened without following links, since the machine may make some there.
+    """
+    for secret in project.machine.secrets:
+        ids: dict[str, object] = {"env": secret.env, "command": secret.command, "keyring": secret.keyring}
+        kind, source = next(((kind, source) for kind, source in ids.items() if source), ("file", None))
+        inside = _within(secret.file, project) if secret.file is not None else None
+        if secret.file is not None:
+            source = f"project/{inside}" if inside is not None else os.fspath(secret.file)
+        shown = f"the file {inside}" if inside is not None else str(secret)
+        where = ", which runs on this computer" if secret.command else ""
+        yield Capability(
+            f"secret:{kind}:{source if isinstance(source, str) else json.dumps(source)}",
+            f"the machine's steps may read {shown}{where}",
+            inside is not None,
+        )
 
 
 def _rest(project: Project) -> Iterator[Capability]:

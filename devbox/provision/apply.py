@@ -22,6 +22,7 @@ from devbox.provision.facts import Facts
 from devbox.provision.plan import Decision, Options, Status
 from devbox.provision.progress import Listener, Progress
 from devbox.provision.report import Outcome, Report
+from devbox.provision.secrets import revealed
 from devbox.provision.step import Step
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def provision(guest: "Guest", steps: tuple[StepSpec, ...], context: Context, opt
     """
     bound = bind(steps, context.project_root, context.run_user)
     chosen = {index: bound[index] for index in plan.select(bound, options)}
+    chosen = revealed(chosen, context.machine, key=context.secret_key, asked=options.only)
     whole = _Provisioning(guest, chosen, context, options)
     try:
         return whole.run()
@@ -113,7 +115,7 @@ class _Provisioning:
         for decision in decisions:
             if decision.step.kind.fetch and decision.status in plan.ACTS:
                 decision.step.kind.fetch(decision.step.options)
-        own = self._context.run()
+        own = replace(self._context.run(), secret=any(one.step.secrets for one in todo))
         progress = Progress(own.id, listener)
         with _followed(progress, listener):
             payload = script.payload(own, todo, known, self._keys)

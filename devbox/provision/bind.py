@@ -8,6 +8,7 @@ from typing import Any
 
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError, ExitCode
+from devbox.provision import secrets
 from devbox.provision.kinds import (
     absent,
     ansible,
@@ -76,6 +77,7 @@ def bind(specs: Sequence[StepSpec], project_root: Path, run_user: str) -> tuple[
         kind = KINDS[spec.kind]
         account = spec.user or (run_user if kind.as_login_user else "root")
         try:
+            secrets.refuse_where_kept(spec, kind)
             options = kind.parse(spec.options, Source(spec, project_root, account))
         except DevboxError as mistake:
             if mistake.id != "step.invalid":

@@ -34,6 +34,7 @@ class Context:
     places: Places = Places()
     connect: "Callable[[], Guest] | None" = None
     endpoint: "Endpoint | None" = None
+    secret_key: bytes = field(default=b"", repr=False)  # this machine's, for the digests of secrets
 
     @property
     def names(self) -> dict[str, Any]:

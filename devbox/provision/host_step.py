@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from devbox import redact
 from devbox.errors import DevboxError
 from devbox.provision.context import Context
 from devbox.provision.facts import Facts
@@ -48,11 +49,15 @@ def carry_out(
     log = bytearray()
     seen = Seen(step.name)
 
-    def output(data: bytes) -> None:
+    def keep(data: bytes) -> None:
+        if not data:
+            return
         log.extend(data)
         del log[: max(0, len(log) - _LOG_LIMIT)]
         seen.add(data)
         listener.output(index, seen, data)
+
+    said = redact.Stream()
 
     side = HostSide(
         guest=guest,
@@ -62,16 +67,18 @@ def carry_out(
         root=context.project_root,
         facts=known,
         env={**context.env, **step.spec.env},
-        secrets=MappingProxyType({}),
-        output=output,
+        secrets=step.secrets,
+        output=lambda data: keep(said.feed(data)),
     )
     listener.begin(index, seen)
     started = time.monotonic()
     try:
-        result = _attempts(lambda: step.kind.host(step.options, side), step, output)  # type: ignore[misc]
+        result = _attempts(lambda: step.kind.host(step.options, side), step, side.output)  # type: ignore[misc]
+        keep(said.end())
     except DevboxError as trouble:
+        keep(said.end())
         if trouble.details:
-            output(f"\n{trouble.details}\n".encode())
+            keep(f"\n{trouble.details}\n".encode())
         return HostRun("", time.monotonic() - started, bytes(log), error=trouble)
     except BaseException as trouble:
         listener.broken_off(trouble)
@@ -107,7 +114,7 @@ def receipt(step: Step[Any], here: HostRun) -> Step[Any]:
         host=None,
     )
     spec = replace(step.spec, condition=MappingProxyType({}), timeout=None, retries=0)
-    return replace(step, kind=kind, spec=spec)
+    return replace(step, kind=kind, spec=spec, secrets=MappingProxyType({}))
 
 
 def merge(progress: Progress, index: int, here: HostRun) -> None:

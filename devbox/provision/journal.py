@@ -41,9 +41,12 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """devbox's own folders in the guest. `prefix` is for tests only: a folder that stands in for the root."""
+    """devbox's own folders in the guest. For tests only: `prefix`, a folder that stands in for the root, and
+    `secrets_on_disk`, since such a folder need not be a tmpfs.
+    """
 
     prefix: str = ""
+    secrets_on_disk: bool = False
 
     @property
     def runs(self) -> str:

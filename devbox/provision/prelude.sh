@@ -7,7 +7,7 @@ nl='
 '
 etc=/etc
 openrc=/run/openrc
-stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' cwd='' session='' uid='' switch=''
+stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' cwd='' session='' uid='' switch='' secrets='' secret_names=''
 environment() { :; }
 
 field() { printf '%s=%s\n' "$1" "$2"; }
@@ -213,7 +213,18 @@ become() {
   fi
   [ -z "$session" ] || set -- setsid "$@"
   environment  # last, since it may set any name
+  [ -z "$secrets" ] || reveal
   exec "$@"
+}
+
+# The secrets of the step, out of their files into the environment: never in an argument, which all may read.
+reveal() {
+  export DEVBOX_SECRETS="$secrets"
+  for devbox_name in $secret_names; do
+    devbox_value=$(cat "$DEVBOX_SECRETS/$devbox_name" && echo .) || fail "The secret $devbox_name is not there any more."
+    export "$devbox_name=${devbox_value%.}"
+  done
+  unset devbox_value devbox_name
 }
 
 # Whether a command of the user's succeeds: guard USER TEXT

@@ -14,10 +14,14 @@ _LIMIT = 8 << 20
 
 def check(text: str, title: str) -> None:
     """Raises `step.invalid` with the line of a mistake in the template's syntax."""
-    from jinja2 import TemplateSyntaxError  # noqa: PLC0415
+    from jinja2 import TemplateSyntaxError, meta  # noqa: PLC0415
 
     try:
-        _environment().parse(text)
+        if "secrets" in meta.find_undeclared_variables(_environment().parse(text)):
+            raise invalid(
+                f"{title} asks for `secrets`, and what a template makes is kept on a disk. A `run` step with "
+                '`secrets: [NAME]` sees "$NAME" while it runs, and the file "$DEVBOX_SECRETS/NAME"'
+            )
     except TemplateSyntaxError as error:
         raise invalid(f"{title}, line {error.lineno}: {error.message}") from error
 

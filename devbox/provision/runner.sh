@@ -38,11 +38,13 @@ perform() {
   if [ "$user" != root ]; then
     chown -R "$user" "$files"
     [ ! -d "$incoming" ] || chown -R "$user" "$incoming"
+    [ -z "$secret_names" ] || chown -R "$user" "$run/$index.secrets"
   fi
   (
     exec 9>&-
     umask 022
     session=$timeout  # a group of its own is there to be ended as a whole
+    secrets=${secret_names:+$run/$index.secrets}
     work
   ) </dev/null >>"$log" 2>&1 &
   pid=$! dog=''
@@ -109,7 +111,17 @@ state_section() {
   [ -z "$actual" ] || printf '%s\n' "$actual" >>"$run/events"
 }
 
+# What a step with secrets has said goes from memory to the disk without them.
+keep_log() {
+  kept=$logs/$slug.log
+  if have awk && tr -d '\000' <"$log" | LC_ALL=C awk -v list="$run/$index.forms" -f "$run/redact.awk" >"$kept"; then :
+  else echo 'devbox keeps no output of this step: its secrets cannot be taken out of it without a working awk.' >"$kept"
+  fi
+  rm -f "$log"
+}
+
 finish() {
+  [ -z "$secret_names" ] || rm -rf "$run/$index.secrets" "$run/$index.forms"
   now
   frame end "$index" "$1" "$result" $((ms - begun))
   case $1 in failed | stale) failed=1 ;; esac
@@ -121,10 +133,16 @@ act() {
   was_same='' before=$actual
   if is_same; then was_same=1; fi
   printf '%s\n' "$change" >"$journal/$key.pending"
-  if [ -n "$sensitive" ]; then log=/dev/null; else log=$logs/$slug.log; fi
+  log=$logs/$slug.log
+  if [ -n "$sensitive" ]; then log=/dev/null
+  elif [ -n "$secret_names" ]; then : >"$log"; log=$run/$slug.log; fi
   : >"$log"
   frame begin "$index" "$log" "$name"
   attempts
+  if [ -n "$secret_names" ]; then
+    rm -rf "$run/$index.secrets"
+    [ -n "$sensitive" ] || keep_log
+  fi
   if is_stale; then
     [ -n "$pending" ] || spent="$spent $journal/$key.pending"  # it has not begun
     finish stale

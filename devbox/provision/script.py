@@ -11,12 +11,15 @@ from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
+from devbox import redact
 from devbox.config.model import When
 from devbox.provision import journal
 from devbox.provision.facts import Facts
 from devbox.provision.journal import Places
 from devbox.provision.payload import Payload
 from devbox.provision.step import Reads, Step, render
+
+ON_DISK = 77  # the exit status of an apply run that would have put secrets on a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Run:
     id: str
     places: Places
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # of every step
+    secret: bool = False  # its tar holds secrets, and goes into memory only
 
     @property
     def folder(self) -> str:
@@ -45,8 +49,14 @@ def _shell(name: str) -> str:
     return "".join((Path(__file__).parent / f"{part}.sh").read_text() for part in _PARTS.get(name, (name,)))
 
 
+@cache
 def _prelude() -> str:
     return _shell("prelude") + _shell("packages")
+
+
+@cache
+def _redactor() -> bytes:
+    return (Path(__file__).parent / "redact.awk").read_bytes()
 
 
 def _settings(run: Run) -> str:
@@ -175,12 +185,13 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         "restarts": "1" if step.kind.restarts else "",
         "sensitive": "1" if spec.sensitive else "",
         "ours": "1" if action.prelude else "",
+        "secret_names": " ".join(step.secrets),
     }
     test = spec.condition.get("test")
     program = " ".join(map(quote, action.interpreter))
     args = " ".join(map(quote, action.args)) if not action.prelude else '"$triggered"'
     work = f'become {quote(step.user)} {program} "$files/script" {args}'
-    if action.prelude and step.user == "root" and spec.timeout is None:
+    if action.prelude and step.user == "root" and spec.timeout is None and not step.secrets:
         work = "inside"
     return "".join((
         _step_words(words),
@@ -214,8 +225,11 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
 _START = """
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 take_lock || { cd /; rm -rf "$run" "$state/incoming/$id"; frame busy; exit 0; }
-# Whether the files of that run are still on their way.
-is_coming() { [ -r "$base/$1/sender" ] && read -r sender <"$base/$1/sender" && kill -0 "$sender" 2>/dev/null; }
+# Whether the files of that run are still on their way; once it has begun they are not, whoever has that pid by now.
+is_coming() {
+  [ ! -e "$base/$1/pid" ] && [ -r "$base/$1/sender" ] || return 1
+  read -r sender <"$base/$1/sender" && kill -0 "$sender" 2>/dev/null
+}
 set +f
 for old in "$base"/* "$state/incoming"/*; do  # of runs that were killed
   case ${old##*/} in "$id" | lock | held | current | '*') ;; *) is_coming "${old##*/}" || rm -rf "$old" ;; esac
@@ -231,6 +245,7 @@ follow
 """
 
 _ATTACH = """
+attached=1
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 # In a shell of its own, which ends when the run's files vanish between two looks: then the run has ended.
 ([ -r "$run/pid" ] && read -r pid <"$run/pid" && follow) || frame done
@@ -256,9 +271,22 @@ def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[st
         )
         members[f"{one.index}/script"] = head.encode() + action.script
         members.update({f"{one.index}/{name}": data for name, data in action.files.items()})
+        members.update(_secrets(one))
         if one.incoming:
             incoming.update({f"{coming}/{name}": path for name, path in action.incoming.items()})
     return Payload({f"{run.folder}/{name}": data for name, data in members.items()}, incoming)
+
+
+def _secrets(one: Planned) -> dict[str, bytes]:
+    """The values, for the step's account alone, and for root what takes them out of the step's log."""
+    if not one.step.secrets:
+        return {}
+    forms = (b"%d %s\n%s\n" % (form.count(b"\n") + 1, mask, form) for form, mask in redact.forms(one.step.secrets))
+    return {
+        "redact.awk": _redactor(),
+        f"{one.index}.forms": b"".join(forms),
+        **{f"{one.index}.secrets/{name}": value.encode() for name, value in one.step.secrets.items()},
+    }
 
 
 def attach(run: Run) -> str:
@@ -292,10 +320,16 @@ EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byt
 def unpack_and_start(run: Run, *, incoming: bool) -> str:
     """The command that takes the tar on its stdin. Whatever of it has arrived goes when the rest does not come."""
     base, folder, state, coming = map(quote, (run.places.runs, run.folder, run.places.state, run.incoming))
+    memory = ""
+    if run.secret and not run.places.secrets_on_disk:
+        memory = (
+            f"case $(stat -f -c %T {folder} 2>/dev/null) in tmpfs | ramfs) ;; "
+            f"*) rm -rf {folder}; exit {ON_DISK} ;; esac && "
+        )
     # 0711: an account may reach its own step's files, which are its, but list and read nothing else.
     disk = f"mkdir -p {coming} && chmod 0711 {state} {state}/incoming {coming} && " if incoming else ""
     return (
         f"umask 077; [ -d {base} ] || {{ mkdir -p {base} && chmod 0711 {base}; }}; "
-        f"mkdir -m 0711 {folder} && echo $$ >{folder}/sender && {disk}cd / && "
+        f"mkdir -m 0711 {folder} && {memory}echo $$ >{folder}/sender && {disk}cd / && "
         f"if tar -xf -; then cd {folder} && exec sh ./start; else rm -rf {folder} {coming}; exit 1; fi"
     )

@@ -142,6 +142,8 @@ class Step(Generic[O]):
     kind: Kind[O]
     options: O
     user: str
+    secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)  # name → value
+    seals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # name → keyed digest of the value
 
     @property
     def name(self) -> str:
@@ -167,6 +169,7 @@ class Step(Generic[O]):
             "user": self.user,
             "cwd": self.spec.cwd,
             "env": dict(self.spec.env),
+            **({"secrets": dict(self.seals)} if self.seals else {}),
         }
         text = json.dumps(value, default=_canonical, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from devbox import redact
 from devbox.errors import DevboxError
 from devbox.provision import journal, script
 from devbox.provision.facts import Volatile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 NOT_APPLICABLE = 10  # the exit status of a probe whose step does not apply
 _PROBE_LIMIT = 120.0  # seconds; commands of `if`, `unless` and `onlyif` are in it
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_OUTPUT = ("begin", "retry")  # the frames after which a step's own output comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,29 @@ class Text:
 class Frames:
     """Takes bytes as they come, gives frames as soon as their line is whole, and text as early as possible.
 
-    A step's output may lack its last line's end, so a frame is found wherever the nonce stands.
+    A step's output may lack its last line's end, so a frame is found wherever the nonce stands. What a step says has
+    passed the filter of secrets when it comes out of here.
     """
 
     def __init__(self, nonce: str) -> None:
         self._mark = nonce.encode() + b" "
         self._held = b""
+        self._said, self._saying = redact.Stream(), False
 
     def feed(self, data: bytes) -> Iterator[Frame | Text]:
+        for item in self._split(data):
+            if isinstance(item, Frame):
+                if item.words[0] != "tick" and (rest := self._said.end()):
+                    yield Text(rest)
+                # What probes say is compared, and must come through as it is.
+                self._saying = item.words[0] in _OUTPUT or (self._saying and item.words[0] == "tick")
+                yield item
+            elif not self._saying:
+                yield item
+            elif said := self._said.feed(item.data):
+                yield Text(said)
+
+    def _split(self, data: bytes) -> Iterator[Frame | Text]:
         self._held += data
         while True:
             start = self._held.find(self._mark)
@@ -178,7 +195,7 @@ def _refuse(stderr: bytes, user: str) -> None:
 def apply(guest: "Guest", run: script.Run, payload: Payload, *, user: str, on_data: Callable[[bytes], None]) -> None:
     """One channel: unpacks the tar in the guest, starts its run there and follows it to its end."""
     command = script.as_root(script.unpack_and_start(run, incoming=bool(payload.incoming)), user=user)
-    _follow(guest, command, payload, on_data)
+    _follow(guest, command, payload, on_data, folder=run.places.runs)
 
 
 def attach(guest: "Guest", run: script.Run, *, user: str, on_data: Callable[[bytes], None]) -> None:
@@ -186,8 +203,16 @@ def attach(guest: "Guest", run: script.Run, *, user: str, on_data: Callable[[byt
     _follow(guest, script.as_root(script.EVAL, user=user), script.attach(run).encode(), on_data)
 
 
-def _follow(guest: "Guest", command: str, stdin: "Input", on_data: Callable[[bytes], None]) -> None:
+def _follow(
+    guest: "Guest", command: str, stdin: "Input", on_data: Callable[[bytes], None], *, folder: str = ""
+) -> None:
     result = guest.run(command, stdin=stdin, on_output=on_data)
+    if folder and result.status == script.ON_DISK:
+        raise DevboxError(
+            "secret.on-disk",
+            f"{folder} in the machine lies on a disk and not in memory, so no secret may go there: nothing was done.",
+            hint="Mount a tmpfs at /run in the machine, as systemd and OpenRC do, or leave `secrets` out of the steps.",
+        )
     if result.status != 0:
         raise DevboxError(
             "provision.run",

@@ -34,6 +34,7 @@ def load(tmp_path: Path) -> Load:
         "box: {recipe: debian-12}",
         "network: none",
         "ca_certs: [Devboxfile]",
+        "secrets: [{name: KEY, file: Devboxfile}]",
     ],
 )
 def test_what_typing_up_implies_is_not_asked(load: Load, text: str, tmp_path: Path) -> None:
@@ -54,6 +55,11 @@ def test_what_typing_up_implies_is_not_asked(load: Load, text: str, tmp_path: Pa
         ("network: host", ["network:host"]),
         ("forward_agent: true", ["agent"]),
         ("ca_certs: [../ca.pem]", ["cert:{}/ca.pem"]),
+        ("secrets: [{name: A, env: B}, {name: C, env: B}]", ["secret:env:B"]),
+        ("secrets: [{name: A, file: ../ca.pem}]", ["secret:file:{}/ca.pem"]),
+        ("secrets: [{name: A, file: link/key}]", ["secret:file:{}/other/key"]),
+        ("secrets: [{name: A, command: [pass, 'a b']}]", ['secret:command:["pass", "a b"]']),
+        ("secrets: [{name: A, keyring: {service: s, username: u}}]", ['secret:keyring:["s", "u"]']),
     ],
 )
 def test_what_goes_further_is_asked_once(load: Load, text: str, ids: list[str], tmp_path: Path) -> None:
@@ -99,3 +105,17 @@ def test_sentences_name_what_is_at_stake(load: Load, tmp_path: Path) -> None:
     assert sentences["folder:rw:project/."] == "the machine may read and change the project's folder"
     assert "other computers" in sentences["port:tcp:0.0.0.0:80:8080"]
     assert "SSH keys" in sentences["agent"]
+
+
+def test_what_is_asked_of_a_secret_says_where_it_is(load: Load, tmp_path: Path) -> None:
+    project = load(
+        "secrets: [{name: A, env: TOKEN}, {name: B, file: ../k}, {name: C, command: [pass, show, a b]}, "
+        "{name: D, keyring: {service: s, username: u}}, {name: E, file: own}]"
+    )
+    assert [str(one) for one in trust.capabilities(project) if one.id.startswith("secret:")] == [
+        "the machine's steps may read the output of `pass show 'a b'`, which runs on this computer",
+        "the machine's steps may read your environment variable TOKEN",
+        f"the machine's steps may read the file {tmp_path.resolve()}/k",
+        "the machine's steps may read the file own",
+        "the machine's steps may read the keyring entry of u for s",
+    ]

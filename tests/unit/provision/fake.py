@@ -108,8 +108,8 @@ class FakeGuest:
     def context(self, project: Path, **machine: object) -> Context:
         """`root` as the login account, so that no sudo is asked for."""
         spec = MachineSpec("default", {}, Arch.X86_64, **machine)  # type: ignore[arg-type]
-        places = Places(str(self.root))
-        return Context(project, "demo", spec, run_user="root", places=places)
+        places = Places(str(self.root), secrets_on_disk=True)
+        return Context(project, "demo", spec, run_user="root", places=places, secret_key=b"this machine's")
 
 
 def step(kind: str, options: object, name: str = "", **common: object) -> StepSpec:

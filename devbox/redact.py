@@ -1,0 +1,182 @@
+"""The one filter that keeps secret values out of whatever is shown or kept: text, bytes, and streams of bytes.
+
+It knows a value by the forms in which programs print it, and whoever shows or keeps something asks it: `errors`, `ui`,
+`fs`, `bug`, and `provision.wire` for what the guest says. Before `install` it changes nothing.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus
+
+LEAST = 4  # characters; what is shorter stands in every other text, so it cannot be taken out of any
+_LEAST_LINE = 6  # of a value's single lines: `EOF` and `}` are no secrets
+_WIDTHS = (64, 76)  # at which OpenSSL and base64 break their lines
+_HELD = 1 << 20  # bytes that a stream keeps back at most; only a value that repeats itself without end comes there
+
+T = TypeVar("T")
+Forms = tuple[tuple[bytes, bytes], ...]  # a form and what stands in for it, the longest form first
+
+_installed: dict[bytes, bytes] = {}
+_forms: Forms = ()
+
+
+def install(values: Mapping[str, str]) -> None:
+    """From now on these values, by their names, are taken out of everything that this process shows or keeps."""
+    global _forms  # noqa: PLW0603 - one filter for the whole process is the point: nobody can forget to be handed it
+    _installed.update(forms(values))
+    _forms = _sorted(_installed)
+
+
+def forms(values: Mapping[str, str]) -> Forms:
+    """All forms of all values. A form is bytes without NUL."""
+    found: dict[bytes, bytes] = {}
+    for name, value in values.items():
+        for form in _forms_of(value):
+            found.setdefault(form, f"‹{name}›".encode())
+    for form, mask in found.items():
+        if any(other in mask for other in found):
+            found[form] = b"***"
+    return _sorted(found)
+
+
+def _sorted(found: Mapping[bytes, bytes]) -> Forms:
+    return tuple(sorted(found.items(), key=lambda item: (-len(item[0]), item[0])))
+
+
+def text(shown: str) -> str:
+    return data(shown.encode(errors="surrogatepass")).decode(errors="surrogatepass") if _forms else shown
+
+
+def data(shown: bytes) -> bytes:
+    return _masked(shown, _spans(shown, _forms))
+
+
+def value(shown: T) -> T:
+    """The same value of dicts, lists, tuples and text, with every text in it filtered."""
+    made: Any = shown
+    if not _forms:
+        return shown
+    if isinstance(shown, str):
+        made = text(shown)
+    elif isinstance(shown, Mapping):
+        made = {value(key): value(inner) for key, inner in shown.items()}
+    elif isinstance(shown, list | tuple):
+        made = type(shown)(value(inner) for inner in shown)
+    return made  # type: ignore[no-any-return]
+
+
+class Stream:
+    """Bytes as they come. It keeps back what may be the beginning of a form until it is known whether it is one."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, shown: bytes) -> bytes:
+        if not _forms:
+            return shown
+        self._held += shown
+        spans = _spans(self._held, _forms)
+        cut = _begun(self._held, _forms) if len(self._held) < _HELD else len(self._held)
+        cut = next((start for start, end, _ in spans if start < cut < end), cut)
+        out = _masked(self._held[:cut], [span for span in spans if span[1] <= cut])
+        self._held = self._held[cut:]
+        return out
+
+    def end(self) -> bytes:
+        """What was kept back; the stream may go on with something else."""
+        held, self._held = self._held, b""
+        return data(held)
+
+
+def _spans(shown: bytes, known: Forms) -> list[tuple[int, int, bytes]]:
+    """Where forms stand, those that overlap as one: begin, end and what stands in for them."""
+    found = []
+    for form, mask in known:
+        start = shown.find(form)
+        while start >= 0:
+            found.append((start, start + len(form), mask))
+            start = shown.find(form, start + 1)
+    merged: list[tuple[int, int, bytes]] = []
+    for start, end, mask in sorted(found, key=lambda span: (span[0], -span[1])):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
+        else:
+            merged.append((start, end, mask))
+    return merged
+
+
+def _masked(shown: bytes, spans: list[tuple[int, int, bytes]]) -> bytes:
+    parts, at = [], 0
+    for start, end, mask in spans:
+        parts += [shown[at:start], mask]
+        at = end
+    return b"".join((*parts, shown[at:]))
+
+
+def _begun(shown: bytes, known: Forms) -> int:
+    """The first place from which on the end of `shown` may be the beginning of a form; its length if there is none."""
+    found = len(shown)
+    for form, _ in known:
+        start = shown.find(form[:1], max(0, len(shown) - len(form) + 1), found)
+        while start >= 0:
+            if form.startswith(shown[start:]):
+                found = start
+                break
+            start = shown.find(form[:1], start + 1, found)
+    return found
+
+
+def _forms_of(whole: str) -> Iterator[bytes]:
+    printed = _printed(whole).replace("\0", "")
+    lines = [line.strip() for line in (*whole.splitlines(), *printed.splitlines())]
+    for one in (whole, whole.strip(), printed, *(line for line in lines if len(line) >= _LEAST_LINE)):
+        if len(one) < LEAST:
+            continue
+        yield from (spelling.encode() for spelling in _spellings(one))
+    for one in (whole, whole.strip()):
+        yield from _base64(one.encode())
+
+
+def _printed(whole: str) -> str:
+    """What `echo` of dash and BusyBox, and `printf %b`, make of a value with backslashes in it."""
+    before_end = re.split(r"(?<!\\)(?:\\\\)*\\c", whole)[0]
+    return re.sub(r"\\(?:0([0-7]{1,3})|([abfnrtv\\]))", lambda found: _escape(found[1], found[2]), before_end)
+
+
+def _escape(octal: str | None, letter: str) -> str:
+    return chr(int(octal, 8) & 0x7F) if octal else "\a\b\f\n\r\t\v\\"["abfnrtv\\".index(letter)]
+
+
+def _spellings(one: str) -> Iterator[str]:
+    """The text as it is, and as URLs, JSON, Python and the shells write it."""
+    yield from (one, one.replace("\n", "\r\n"))
+    for url in (quote(one, safe=""), quote(one), quote_plus(one), quote(one, safe="!'()*")):  # the last: JavaScript
+        yield from (url, re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), url))
+    for escaped in (json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1], repr(one)[1:-1]):
+        yield from (escaped, escaped.replace("/", "\\/"))
+    yield one.replace("'", "'\\''")
+    yield one.replace("'", "'\"'\"'")
+    runs = re.sub("'+", lambda quotes: f"'\"{quotes[0]}\"'", one)  # BusyBox; it opens no quotes around nothing
+    yield runs[one.startswith("'") : len(runs) - one.endswith("'")]
+    yield re.sub(r'([$`"\\])', r"\\\1", one)
+    yield re.sub(r"([^\w@%+=:,./-])", r"\\\1", one)  # Bash's `printf %q`
+    # $'…' of Bash, which in the C locale writes other letters as octal digits
+    ansi = one.translate({ord("\\"): "\\\\", ord("'"): "\\'", ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r"})
+    yield ansi
+    yield "".join(letter if letter < "\x7f" else "".join(f"\\{byte:o}" for byte in letter.encode()) for letter in ansi)
+
+
+def _base64(raw: bytes) -> Iterator[bytes]:
+    """Those letters that depend on nothing but the value, for each of the three ways in which it can be aligned."""
+    for before in range(3):
+        first, last = -(-before * 8 // 6), (before + len(raw)) * 8 // 6
+        letters = base64.b64encode(bytes(before) + raw)[first:last]
+        pieces = [letters]
+        if before == 0:
+            pieces += [letters[at : at + width] for width in _WIDTHS for at in range(0, len(letters), width)]
+        for piece in pieces:
+            if len(piece) >= LEAST:
+                yield from (piece, piece.translate(bytes.maketrans(b"+/", b"-_")))
