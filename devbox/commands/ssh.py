@@ -34,7 +34,7 @@ def _at(name: str, command: str) -> str:
     from devbox.commands import steps, target
     from devbox.config import build
     from devbox.machine import started
-    from devbox.provision import bind, plan, script
+    from devbox.provision import bind, plan, shell
 
     record, seen = target.running()
     project = build.load(paths.find_project(Path.cwd()))
@@ -44,4 +44,4 @@ def _at(name: str, command: str) -> str:
     step = bound[place]
     if not command:
         ui.note(f"As {step.user}{f' in {step.spec.cwd}' if step.spec.cwd else ''}, as `{name}` has it.")
-    return script.as_root(script.at_step(context.run(), step, command), user=record.user)
+    return shell.as_root(shell.at_step(context.run(), step, command), user=record.user)

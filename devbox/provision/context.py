@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from devbox.config.model import MachineSpec
-from devbox.provision import script
+from devbox.provision import shell
 from devbox.provision.journal import Places
 
 if TYPE_CHECKING:
@@ -53,5 +53,5 @@ class Context:
         """What every step finds in its environment."""
         return {**self.proxies, **self.machine.env}
 
-    def run(self) -> script.Run:
-        return script.Run(secrets.token_hex(16), self.places, self.env)
+    def run(self) -> shell.Run:
+        return shell.Run(secrets.token_hex(16), self.places, self.env)

@@ -3,140 +3,32 @@ settings of the run and the steps' own fragments. Everything that comes from a D
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from types import MappingProxyType
 from typing import Any
 
 from devbox import redact
 from devbox.config.model import When
-from devbox.provision import journal
+from devbox.provision import journal, shell
 from devbox.provision.facts import Facts
-from devbox.provision.journal import Places
 from devbox.provision.payload import Payload
-from devbox.provision.step import Reads, Step, render
+from devbox.provision.shell import Run
+from devbox.provision.step import Step, render
 
 ON_DISK = 77  # the exit status of an apply run that would have put secrets on a disk
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one run has of its own. `id` is its nonce too: 32 random hexadecimal digits."""
-
-    id: str
-    places: Places
-    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # of every step
-    secret: bool = False  # its tar holds secrets, and goes into memory only
-
-    @property
-    def folder(self) -> str:
-        return f"{self.places.runs}/{self.id}"
-
-    @property
-    def incoming(self) -> str:
-        """Where large files of this run lie, on the guest's disk."""
-        return f"{self.places.state}/incoming/{self.id}"
-
-
-_PARTS = {"prelude": ("prelude", "rewrite")}
-
-
-@cache
-def _shell(name: str) -> str:
-    return "".join((Path(__file__).parent / f"{part}.sh").read_text() for part in _PARTS.get(name, (name,)))
-
-
-@cache
-def _prelude() -> str:
-    return _shell("prelude") + _shell("packages")
-
-
-@cache
-def _redactor() -> bytes:
-    return (Path(__file__).parent / "redact.awk").read_bytes()
-
-
-def _settings(run: Run) -> str:
-    places = run.places
-    words = {
-        "PATH": places.path,
-        "LC_ALL": "C.UTF-8",
-        "nonce": run.id,
-        "id": run.id,
-        "base": places.runs,
-        "run": run.folder,
-        "state": places.state,
-        "journal": f"{places.state}/journal",
-        "logs": places.logs,
-    }
-    lines = "".join(f"{name}={quote(value)}\n" for name, value in words.items())
-    return f"umask 077\nunset CDPATH ENV\n{lines}export PATH LC_ALL\ncd /\n"
-
-
-_PREPARE = "find_package_manager\nfind_init\n"
-_SWITCH = "find_switch\n"
-
-
-def _load(reads: Reads) -> str:
-    """Shell lines that read what a probe looks at, one program for each sort."""
-    calls = (
-        ("load_files", reads.files),
-        ("load_paths", reads.paths),
-        ("load_packages", reads.packages),
-        ("load_candidates", reads.candidates),
-        ("load_units", reads.units),
-    )
-    lines = [" ".join((name, *map(quote, words))) for name, words in calls if words]
-    return "\n".join([*lines, *(["load_accounts"] if reads.accounts else []), ":"])
-
-
-def _together(all_reads: Iterable[Reads]) -> Reads:
-    reads = list(all_reads)
-
-    def union(name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(word for one in reads for word in getattr(one, name)))
-
-    files = union("files")
-    return Reads(
-        files=files,
-        paths=tuple(path for path in union("paths") if path not in files),
-        packages=union("packages"),
-        candidates=union("candidates"),
-        units=union("units"),
-        accounts=any(one.accounts for one in reads),
-    )
-
-
-def _environment(run: Run, step: Step[Any]) -> str:
-    pairs = {
-        "DEBIAN_FRONTEND": "noninteractive",
-        **run.env,
-        **step.spec.env,
-    }
-    exports = "".join(f"export {name}={quote(value)}\n" for name, value in pairs.items())
-    return f"environment() {{\n{exports}:\n}}\n"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _step_words(words: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={quote(value)}" for name, value in words.items()) + "\n"
-
-
 def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
     """The probe run: facts, journal, the run in progress, and the state of every step, by its place in the file."""
-    parts = [_settings(run), _prelude(), _shell("lock"), _shell("probe"), _PREPARE]
+    parts = [shell.settings(run), shell.prelude(), shell.file("lock"), shell.file("probe"), shell.PREPARE]
     if any(step.user != "root" and "guard " in step.kind.probe(step.options) for step in steps.values()):
-        parts.append(_SWITCH)
+        parts.append(shell.SWITCH)
     parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
-    parts.append(_load(_together(step.kind.reads(step.options) for step in steps.values())) + "\n")
+    parts.append(shell.load(shell.together(step.kind.reads(step.options) for step in steps.values())) + "\n")
     for index, step in steps.items():
-        parts.append(_step_words({"cwd": step.spec.cwd}) + _environment(run, step))
+        parts.append(shell.step_words({"cwd": step.spec.cwd}) + shell.environment(run, step))
         test = step.spec.condition.get("test")
         if test:
             parts.append(f"guard {quote(step.user)} {quote(test)}; frame met {index} $?\n")
@@ -170,7 +62,7 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
     words = {
         "index": str(planned.index),
         "key": step.key,
-        "name": _one_line(step.name),
+        "name": shell.one_line(step.name),
         "slug": journal.slug(step.name),
         "wanted": step.digest(facts),
         "expected": render(step.desired(facts)),
@@ -194,10 +86,10 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
     if action.prelude and step.user == "root" and spec.timeout is None and not step.secrets:
         work = "inside"
     return "".join((
-        _step_words(words),
-        _environment(run, step),
+        shell.step_words(words),
+        shell.environment(run, step),
         f"condition() {{ {f'guard {quote(step.user)} {quote(test)}' if test else ':'}; }}\n",
-        f"load() {{\n{_load(step.kind.reads(step.options))}\n}}\n",
+        f"load() {{\n{shell.load(step.kind.reads(step.options))}\n}}\n",
         f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",
         f"work() {{ {work}; }}\n",
         "step\n",
@@ -216,9 +108,9 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
         '[ ! -d "$state/incoming/$id" ] || rm -rf "$state/incoming/$id"\n'
         '[ -z "$spent" ] || { sync; rm -f $spent; }\nframe done\nrm -rf "$base/current" "$base/held" "$run"\n'
     )
-    switch = _SWITCH if any(one.step.user != "root" for one in planned) else ""
+    switch = shell.SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    return "".join((_settings(run), _prelude(), _shell("runner"), _PREPARE, switch, head, steps, tail))
+    return "".join((_with(run, "prelude", "packages", "runner"), shell.PREPARE, switch, head, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
@@ -257,15 +149,15 @@ def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[st
     incoming: dict[str, Path] = {}
     members: dict[str, bytes] = {
         "main": _main(run, planned, facts, keys).encode(),
-        "start": f"{_settings(run)}{_shell('prelude')}{_shell('lock')}{_shell('follow')}{_START}".encode(),
-        "prelude": _prelude().encode(),
+        "start": _with(run, "prelude", "lock", "follow").encode() + _START.encode(),
+        "prelude": shell.prelude().encode(),
     }
     for one in planned:
         action = one.step.kind.apply(one.step.options, facts)
         folder, coming = f"{run.folder}/{one.index}", f"{run.incoming}/{one.index}"
         head = (
             f"state={quote(run.places.state)} files={quote(folder)} incoming={quote(coming)}\n"
-            f". {quote(run.folder + '/prelude')}\n{_PREPARE}"
+            f". {quote(run.folder + '/prelude')}\n{shell.PREPARE}"
             if action.prelude
             else ""
         )
@@ -283,35 +175,19 @@ def _secrets(one: Planned) -> dict[str, bytes]:
         return {}
     forms = (b"%d %s\n%s\n" % (form.count(b"\n") + 1, mask, form) for form, mask in redact.forms(one.step.secrets))
     return {
-        "redact.awk": _redactor(),
+        "redact.awk": shell.redactor(),
         f"{one.index}.forms": b"".join(forms),
         **{f"{one.index}.secrets/{name}": value.encode() for name, value in one.step.secrets.items()},
     }
 
 
+def _with(run: Run, *names: str) -> str:
+    return shell.settings(run) + "".join(map(shell.file, names))
+
+
 def attach(run: Run) -> str:
     """Follows a run that another connection has started, to its end."""
-    return f"{_settings(run)}{_shell('prelude')}{_shell('follow')}{_ATTACH}"
-
-
-def as_root(command: str, *, user: str) -> str:
-    """A command line for the guest's login shell, whichever it is, that runs `command` by sh as root."""
-    return f"sh -c {quote(command)}" if user == "root" else f"sudo -n sh -c {quote(command)}"
-
-
-def at_step(run: Run, step: Step[Any], command: str) -> str:
-    """What a step's command would be in: account, folder, environment. `command` "" is the account's own shell."""
-    words = _step_words({"cwd": step.spec.cwd, "session": ""}) + _environment(run, step)
-    shell = f"sh -c {quote(command)}" if command else '"$own" -i'
-    return "".join((
-        _settings(run),
-        _prelude(),
-        "umask 022\nset +f\n",
-        words,
-        f"account {quote(step.user)} || fail 'The account '{quote(step.user)}' does not exist.'\n",
-        "case $account_shell in '' | */nologin | */false) own=/bin/sh ;; *) own=$account_shell ;; esac\n",
-        f"become {quote(step.user)} {shell}\n",
-    ))  # fmt: skip
+    return _with(run, "prelude", "follow") + _ATTACH
 
 
 EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byte

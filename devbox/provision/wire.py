@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from devbox import redact
 from devbox.errors import DevboxError
-from devbox.provision import journal, script
+from devbox.provision import journal, script, shell
 from devbox.provision.facts import Volatile
 from devbox.provision.journal import Journal
 from devbox.provision.payload import Payload
@@ -173,7 +173,7 @@ def _decode(data: bytes | None) -> bytes | None:
 
 def probe(guest: "Guest", text: str, nonce: str, *, user: str, slowdown: float) -> Answer:
     """One channel: runs the probe script and gives what it told. Raises `provision.no-root`, `provision.probe`."""
-    command = script.as_root(script.EVAL, user=user)
+    command = shell.as_root(script.EVAL, user=user)
     result = guest.run(command, stdin=text.encode(), timeout=_PROBE_LIMIT * max(1.0, slowdown))
     if nonce.encode() not in result.stdout:
         _refuse(result.stderr, user)
@@ -192,15 +192,15 @@ def _refuse(stderr: bytes, user: str) -> None:
     raise DevboxError("provision.probe", "The machine's state could not be read.", details=details)
 
 
-def apply(guest: "Guest", run: script.Run, payload: Payload, *, user: str, on_data: Callable[[bytes], None]) -> None:
+def apply(guest: "Guest", run: shell.Run, payload: Payload, *, user: str, on_data: Callable[[bytes], None]) -> None:
     """One channel: unpacks the tar in the guest, starts its run there and follows it to its end."""
-    command = script.as_root(script.unpack_and_start(run, incoming=bool(payload.incoming)), user=user)
+    command = shell.as_root(script.unpack_and_start(run, incoming=bool(payload.incoming)), user=user)
     _follow(guest, command, payload, on_data, folder=run.places.runs)
 
 
-def attach(guest: "Guest", run: script.Run, *, user: str, on_data: Callable[[bytes], None]) -> None:
+def attach(guest: "Guest", run: shell.Run, *, user: str, on_data: Callable[[bytes], None]) -> None:
     """One channel: follows a run that goes on already, from its beginning to its end."""
-    _follow(guest, script.as_root(script.EVAL, user=user), script.attach(run).encode(), on_data)
+    _follow(guest, shell.as_root(script.EVAL, user=user), script.attach(run).encode(), on_data)
 
 
 def _follow(

@@ -12,10 +12,11 @@ import pytest
 
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError
-from devbox.provision import script, wire
+from devbox.provision import script, shell, wire
 from devbox.provision.facts import Facts
 from devbox.provision.payload import Payload
-from devbox.provision.script import Planned, Run
+from devbox.provision.script import Planned
+from devbox.provision.shell import Run
 from devbox.provision.step import Action, Kind, Step
 from tests.unit.provision.fake import FakeGuest
 
@@ -137,7 +138,7 @@ def test_what_a_killed_run_left_goes_and_what_is_on_its_way_stays(
 def test_a_broken_off_transfer_leaves_nothing(guest: FakeGuest, run: Run, sources: dict[str, Path]) -> None:
     payload = script.payload(run, [Planned(0, acting(COPY, sources), force=False)], Facts(), {})
     whole = b"".join(payload)
-    command = script.as_root(script.unpack_and_start(run, incoming=True), user="root")
+    command = shell.as_root(script.unpack_and_start(run, incoming=True), user="root")
     assert guest.run(command, stdin=whole[:-4000]).status != 0
     assert list(guest.path("run/devbox").iterdir()) == []
     assert list(guest.path("var/lib/devbox/incoming").iterdir()) == []

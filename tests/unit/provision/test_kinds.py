@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from devbox.provision import script
+from devbox.provision import shell
 from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.step import Change, State, difference, parse_state
@@ -28,7 +28,7 @@ class Alone:
         (self.step,) = bind((step(kind, options),), project, "root")
         self.guest, self.facts = guest, facts
         self.head = (
-            f"{script._prelude()}manager='{facts.manager}' init='{facts.init}' uid=$(id -u)\n"
+            f"{shell.prelude()}manager='{facts.manager}' init='{facts.init}' uid=$(id -u)\n"
             f"state='{guest.path('state')}' files='{guest.path('files')}'\n{self._functions()}"
             f"etc='{guest.path('etc')}'\nload_accounts() {{ passwd=$(cat $etc/passwd) groups=$(cat $etc/group); }}\n"
         )
@@ -46,7 +46,7 @@ class Alone:
     def state(self) -> State | None:
         reads = self.step.kind.reads(self.step.options)
         done = self._sh(
-            f"{self.head}{script._load(reads)}\nprobe() {{\n{self.step.kind.probe(self.step.options)}\n}}\nprobe\n"
+            f"{self.head}{shell.load(reads)}\nprobe() {{\n{self.step.kind.probe(self.step.options)}\n}}\nprobe\n"
         )
         assert done.stderr == ""
         return parse_state(done.stdout) if done.returncode == 0 else None
@@ -245,9 +245,9 @@ def test_many_services_in_one_show(systemd: FakeGuest, project: Path) -> None:
         systemd.path(f"units/s{number}.service").write_text(f"active={'active' if number % 2 else 'inactive'}\n")
     steps = bind([step("service", {"name": f"s{n}", "state": "started"}, str(n)) for n in range(5)], project, "root")
     alone = Alone(systemd, project, "service", "s0")
-    reads = script._together(one.kind.reads(one.options) for one in steps)
+    reads = shell.together(one.kind.reads(one.options) for one in steps)
     probes = "\n".join(one.kind.probe(one.options) for one in steps)
-    done = alone._sh(f"{alone.head}{script._load(reads)}\n{probes}\n")
+    done = alone._sh(f"{alone.head}{shell.load(reads)}\n{probes}\n")
     assert done.stdout.split() == ["active=no", "active=yes", "active=no", "active=yes", "active=no"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devbox.provision import script
+from devbox.provision import shell
 
 AWKS = tuple(name for name in ("mawk", "gawk", "original-awk", "busybox") if shutil.which(name))
 WORDS = ("a", "aa", "b", "1", "1.0", "01", "0x1", "\\n", "\\", "&", "%s", " ", "'", '"', "$x", "é", "#", "\t", "[", "=")
@@ -106,7 +106,7 @@ def tools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def rewritten(tools: Path, function: str, cases: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, bytes]]:
     """For each text and call what the functions print: how it stands, and the new text. One shell for all of them."""
-    work, parts = tools / "work", [script._shell("prelude")]
+    work, parts = tools / "work", [shell.file("prelude")]
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     for at, (text, words) in enumerate(cases):
@@ -172,7 +172,7 @@ def test_what_grep_knows_and_the_awk_of_debian_does_not(tools: Path) -> None:
 def test_bytes_that_are_no_text_stay(tools: Path) -> None:
     (tools / "odd").write_bytes(b"caf\xe9 \x01\xff\nb")
     done = subprocess.run(
-        ["dash", "-c", f"{script._shell('prelude')}rewrite_line '{tools}/odd' text present é '^b' after ''"],
+        ["dash", "-c", f"{shell.file('prelude')}rewrite_line '{tools}/odd' text present é '^b' after ''"],
         env={"PATH": f"{tools}:/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
         capture_output=True,
         check=True,
