@@ -110,7 +110,8 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     )
     switch = shell.SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    return "".join((_with(run, "prelude", "packages", "runner"), shell.PREPARE, switch, head, steps, tail))
+    library = shell.settings(run) + shell.prelude() + shell.file("runner")
+    return "".join((library, shell.PREPARE, switch, head, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.

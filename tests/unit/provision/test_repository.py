@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from devbox.provision import artefacts, script, shell
+from devbox.provision import artefacts, shell
 from devbox.provision.apply import Options, provision
 from devbox.provision.facts import Facts
 from devbox.provision.kinds import repository
@@ -239,7 +239,7 @@ def test_through_the_engine(guest: FakeGuest, project: Path, monkeypatch: pytest
     prelude = shell.prelude()
     assert prelude.count("\netc=/etc\n") == 1, "or this test would write to this computer's own"
     prelude = prelude.replace("\netc=/etc\n", f"\netc={family.etc}\n")
-    monkeypatch.setattr(script, "_prelude", lambda: prelude)
+    monkeypatch.setattr(shell, "prelude", lambda: prelude)
     fetched: list[str] = []
     store = project / "store"
     store.mkdir()
