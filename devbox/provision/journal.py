@@ -91,14 +91,14 @@ def parse(text: str) -> Journal:
     needs: dict[str, str] = {}
 
     def close() -> None:
-        if "step" in fields and fields.get("finished", "").isdigit():
+        if "step" in fields and fields.get("finished", "").isdecimal():
             receipts[fields["step"]] = Receipt(
                 fields.get("name", ""),
                 fields.get("digest", ""),
                 fields.get("change", ""),
                 dict(needs),
                 int(fields["finished"]),
-                int(fields["ms"]) if fields.get("ms", "").isdigit() else 0,
+                int(fields["ms"]) if fields.get("ms", "").isdecimal() else 0,
                 fields.get("boot", ""),
             )
         fields.clear()

@@ -33,6 +33,8 @@ find_pending() {
   [ -n "$value" ] && [ "$value" = "$change" ] || pending=1
 }
 
+# One attempt. Its time limit ends the step's whole session with TERM, 10 s later with KILL; what has left that session
+# by a `setsid` of its own escapes, as it would from any shell, but holds nothing up: output goes to a file.
 perform() {
   late=$run/late.$index
   if [ "$user" != root ]; then

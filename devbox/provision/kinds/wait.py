@@ -123,12 +123,13 @@ look_url() {
     "path": """
 look_path() { saw='it does not exist'; [ -e "$target" ]; }
 """,
-    # In a file rather than in a pipe: what the command leaves in the background must not hold the wait up.
+    # In a file rather than in a pipe: what the command leaves in the background must not hold the wait up. Nor the
+    # lock: BusyBox's `timeout` leaves a process of its own there for a second.
     "run": """
 look_run() {
   set -- sh -c "$target"
   ! have timeout || set -- timeout "$limit" "$@"
-  (umask 022 && session='' && become "$user" "$@") </dev/null >"${said:-/dev/null}" 2>&1
+  (umask 022 && session='' && become "$user" "$@") </dev/null >"${said:-/dev/null}" 2>&1 9>&-
   code=$?
   saw="it ends with status $code"
   [ -z "$said" ] || [ ! -s "$said" ] || saw="$saw: $(tail -n 1 "$said")"
@@ -171,9 +172,7 @@ while :; do
   now
   left=$(((begun + allowed - ms + 999) / 1000))
   if [ $left -lt 1 ]; then left=1; fi
-  if [ $limit -gt $left ]; then limit=$left; fi
-  now
-  before=$ms
+  if [ "$limit" -gt $left ]; then limit=$left; fi
   if "look_$what"; then
     now
     echo "$title: ready after $(((ms - begun) / 1000)) s."
@@ -182,11 +181,11 @@ while :; do
   [ -z "$unable" ] || fail "$unable"
   now
   passed=$((ms - begun))
-  if [ $passed -ge "$allowed" ]; then fail "Waited $((allowed / 1000)) s for $title: $saw."; fi
+  if [ $passed -ge "$allowed" ]; then fail "Waited $patience s for $title: $saw."; fi
   # A sign of life: what is new at once, what stays the same now and then.
   case $((passed / 10000)):$saw in
     "$shown") ;;
-    *) shown=$((passed / 10000)):$saw; echo "Waiting for $title: $saw ($((passed / 1000)) of $((allowed / 1000)) s)" ;;
+    *) shown=$((passed / 10000)):$saw; echo "Waiting for $title: $saw ($((passed / 1000)) of $patience s)" ;;
   esac
   sleep "$interval" 2>/dev/null || sleep 1
 done
@@ -195,7 +194,7 @@ done
 
 def apply(wait: Wait, facts: Facts) -> Action:  # noqa: ARG001
     own = f"what={wait.what} title={quote(wait.title)} cwd={quote(wait.cwd)} allowed={math.ceil(wait.timeout * 1000)}\n"
-    own += f"interval={wait.interval:g}\n"
+    own += f"interval={wait.interval:g} patience={wait.timeout:g}\n"
     return Action(f"{_words(wait, _TRY)}{own}{_APPLY}".encode())
 
 
