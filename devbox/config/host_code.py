@@ -89,6 +89,7 @@ def of_step(spec: StepSpec, root: Path) -> Code:
         "kind": spec.kind,
         "options": spec.options,
         "env": dict(spec.env),
+        "secrets": sorted(spec.secrets),  # a name such as LD_PRELOAD would be code, too
         "files": {
             name: [file.executable, file.link, hashlib.sha256(file.data).hexdigest()]
             for name, file in gathered.files.items()
