@@ -1,7 +1,6 @@
 """The LAMP example, as somebody uses it who has just cloned it: right at once, then nothing to do, then one edit."""
 
 import json
-import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -33,15 +32,43 @@ def page(checkout: Checkout, path: str = "/") -> str:
 
 
 def provision(checkout: Checkout) -> dict[str, str]:
-    """Every step's outcome, by its name."""
+    """What became of each step, by its name."""
     done = checkout.devbox("provision", "--json")
     assert done.returncode == 0
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    return {event["step"]: event["outcome"] for event in events if "outcome" in event}
+    return {event["step"]: event["status"] for event in events if event["event"] == "step-end"}
+
+
+def edit(checkout: Checkout, old: str, new: str, name: str = "Devboxfile") -> None:
+    text = (checkout.root / name).read_text()
+    assert text.count(old) == 1
+    (checkout.root / name).write_text(text.replace(old, new))
+
+
+def changed(outcomes: dict[str, str]) -> set[str]:
+    assert set(outcomes.values()) <= {"same", "changed", "skipped"}
+    return {name for name, status in outcomes.items() if status == "changed"}
+
+
+PAGE = "Hello from lamp.test on debian 12\nUploads up to {size}\nGuest: Ada\nGuest: Grace\n"
 
 
 def test_the_first_run_is_right(lamp: Checkout) -> None:
     assert lamp.devbox("up").returncode == 0
-    answer = "Hello from lamp.test on debian 12\nUploads up to 32M\nGuest: Ada\nGuest: Grace\n"
-    assert page(lamp) == answer
-    assert page(lamp, "/guests") == answer
+    assert page(lamp) == page(lamp, "/guests") == PAGE.format(size="32M")
+
+
+def test_the_second_run_changes_nothing(lamp: Checkout) -> None:
+    outcomes = provision(lamp)
+    assert len(outcomes) >= 15
+    assert changed(outcomes) == set()
+
+
+def test_one_line_edited_changes_one_step_and_what_needs_it(lamp: Checkout) -> None:
+    edit(lamp, "upload_max_filesize = 32M", "upload_max_filesize = 48M")
+    assert changed(provision(lamp)) == {"size of uploads", "apache"}
+    assert page(lamp) == PAGE.format(size="48M")
+    edit(lamp, "'Guest: '", "'Our guest: '", "site/public/index.php")
+    assert changed(provision(lamp)) == {"the site"}
+    assert page(lamp) == PAGE.format(size="48M").replace("Guest", "Our guest")
+    assert changed(provision(lamp)) == set()
