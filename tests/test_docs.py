@@ -1,4 +1,4 @@
-"""Every Devboxfile and every list of steps that the documentation shows is valid, and the README names all there is."""
+"""Every Devboxfile (of the examples, too) and every list of steps that the documentation shows is valid, and the README names all there is."""
 
 import re
 from pathlib import Path
@@ -37,6 +37,22 @@ def test_example_is_valid(text: str, tmp_path: Path) -> None:
     project = build.load(tmp_path)
     steps.check(project)
     assert project.machine.steps
+
+
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/Devboxfile"))
+
+
+def test_there_are_projects() -> None:
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
+def test_project_is_valid_and_says_what_it_is(folder: Path) -> None:
+    project = build.load(folder)
+    steps.check(project)
+    assert len(project.machine.steps) >= 5
+    first = (folder / "Devboxfile").read_text().splitlines()[0]
+    assert first.startswith("# ")
 
 
 def test_readme_names_every_box_verb_and_key() -> None:

@@ -35,7 +35,33 @@ _ALIASES = {
     "timezone_name": "timezone", "tz": "timezone", "source": "src", "dest": "path", "destination": "path",
     "permissions": "mode", "architecture": "arch", "platform": "arch", "workdir": "cwd", "chdir": "cwd",
     "checksum": "sha256", "read_only": "readonly", "exclude": "ignore", "title": "name",
+    "lineinfile": "line", "blockinfile": "block", "regexp": "match", "regex": "match", "insertafter": "after",
+    "insertbefore": "before", "block": "content", "apt_repository": "repository", "yum_repository": "repository",
+    "get_url": "download", "unarchive": "download", "modprobe": "module", "kernel_module": "module",
+    "wait_for": "wait", "symlink": "link", "become": "as", "repo": "url", "version": "ref", "branch": "ref",
+    "group": "gid",
 }  # fmt: skip
+# What other tools say by a key that no key here stands for; the kind, or "" for the step, then the key.
+_ADVICE = {
+    ("file", "state"): "the kinds `absent`, `directory` and `link` are for that",
+    ("copy", "content"): "`file` writes a text",
+    ("directory", "recurse"): "`copy` states what lies in a folder",
+    ("link", "src"): "did you mean `target`?",
+    ("link", "dest"): "did you mean `path`?",
+    ("run", "chdir"): "`cwd` beside `run` says the folder",
+    ("", "vars"): "a `template` takes `vars`; `env` is seen by every step",
+    ("", "loop"): "most kinds take a list; else make several steps",
+    ("", "with_items"): "most kinds take a list; else make several steps",
+    ("", "register"): "`needs` tells a step that another has changed something",
+    ("", "ignore_errors"): "let the command itself succeed, by `|| true`",
+    ("", "handlers"): "a step at the end that `needs` others acts when they change something",
+}
+
+_ADVICE_ON_WORDS = {
+    "restarted": "; a change in a step that it `needs` restarts it",
+    "reloaded": "; with `reload: true`, a change in a step that it `needs` reloads it",
+    "running": "; did you mean `started`?",
+}
 
 
 def explain(error: Any, document: Document, root: Mapping[str, Any]) -> Iterator[Problem]:
@@ -83,6 +109,8 @@ def _unknown_keys(error: Any, document: Document, root: Mapping[str, Any]) -> It
         guess, home = _guess(key, known), _home(key, error, place, root)
         if home:
             sentence = f"there is no such key here; {home}"
+        elif advice := _ADVICE.get((str(place[-1]) if len(place) > 2 else "", key)):
+            sentence = f"there is no such key; {advice}"
         elif guess:
             sentence = f"there is no such key; did you mean `{guess}`?"
         elif len(offered) > 12:
@@ -181,9 +209,8 @@ def _sentence(error: Any, document: Document, place: Place) -> str:
     if error.validator == "type":
         return _wrong_type_sentence(_types(error.schema), value, document.written.get(place, ""))
     if error.validator == "enum":
-        return f"must be {_list([str(word) for word in wanted], 'or')}, not {show(value)}" + _did_you_mean(
-            value, wanted
-        )
+        meant = _condition(place, value) or _ADVICE_ON_WORDS.get(str(value)) or _did_you_mean(value, wanted)
+        return f"must be {_list([str(word) for word in wanted], 'or')}, not {show(value)}{meant}"
     if error.validator == "pattern" and str(wanted).startswith("^/"):
         return f"must be an absolute path (it begins with `/`), not {show(value)}"
     examples: list[Any] = next((part.schema["examples"] for part in (error, error.parent) if _has_examples(part)), [])
@@ -237,6 +264,10 @@ def _must_be(types: list[str], value: Any) -> str:
     kind = "text" if isinstance(value, str) else ""
     wanted = _list([_TYPES[name] for name in dict.fromkeys(types)], "or", quote="")
     return f"must be {wanted}, not {kind and kind + ' '}{f'({show(value)})' if kind else show(value)}"
+
+
+def _condition(place: Place, value: Any) -> str:
+    return "; a condition is written as `if`" if place[-1] == "when" and " " in str(value) else ""
 
 
 def _did_you_mean(value: Any, wanted: Sequence[Any]) -> str:
