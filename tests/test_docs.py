@@ -1,4 +1,4 @@
-"""Every Devboxfile (of the examples, too) and every list of steps that the documentation shows is valid, and the README names all there is."""
+"""Every Devboxfile and every list of steps that we show is valid, and the README names all there is."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from devbox import cli
 from devbox.box import recipe
 from devbox.commands import steps
 from devbox.config import build, contract
+from tests import guide
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,9 +31,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize(("text"), [text for _, text in examples()], ids=[name for name, _ in examples()])
 def test_example_is_valid(text: str, tmp_path: Path) -> None:
-    for name in re.findall(r"src: ([\w./-]+)", text) + re.findall(r"inputs: \[([\w./-]+)\]", text):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("#!/bin/sh\n")
+    guide.project(tmp_path)
     (tmp_path / "Devboxfile").write_text(text)
     project = build.load(tmp_path)
     steps.check(project)

@@ -75,8 +75,9 @@ def explain(error: Any, document: Document, root: Mapping[str, Any]) -> Iterator
         yield from _unknown_keys(error, document, root)
     elif error.validator == "required":
         guesses = {_guess(key, error.schema.get("properties", {})) for key in _strangers(error)}
+        advised = " ".join(_ADVICE.get((str(place[-1]) if place else "", key), "") for key in _strangers(error))
         for name in error.validator_value:
-            if name not in error.instance and name not in guesses:
+            if name not in error.instance and name not in guesses and f"`{name}`" not in advised:
                 yield document.problem(place, f"`{name}` is missing")
     elif error.validator in {"oneOf", "anyOf"}:
         yield from _alternatives(error, document, root)
@@ -242,6 +243,8 @@ def _own_sentence(error: Any, document: Document, place: Place) -> str:
         return f"has no value; give it one, or leave the {'`-`' if isinstance(place[-1], int) else 'key'} out"
     form, value = error.schema.get("format", ""), error.instance
     if form == "step" and isinstance(value, str):
+        if value.strip() in error.schema.get("properties", {}):
+            return f"must be a mapping with a kind; did you mean `{value.strip()}: {{}}`?"
         return f"must be a mapping with a kind; did you mean `run: {show(value)[1:-1]}`?"
     if not own or not own.startswith("must"):
         return own

@@ -10,7 +10,7 @@ import pytest
 
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError
-from devbox.provision import script
+from devbox.provision import shell
 from devbox.provision.apply import Options, Report, provision
 from tests.unit.provision.fake import FakeGuest, step
 from tests.unit.provision.test_apply import _lives, statuses, until
@@ -39,13 +39,13 @@ def pids(guest: FakeGuest) -> Iterator[Path]:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second from TERM to KILL instead of ten."""
-    real = script._shell
+    real = shell.file
 
     def shortened(name: str) -> str:
         return real(name).replace("sleep 10;", "sleep 1;") if name == "runner" else real(name)
 
     assert "sleep 10;" in real("runner")
-    monkeypatch.setattr(script, "_shell", shortened)
+    monkeypatch.setattr(shell, "file", shortened)
 
 
 def late(go: Go, *steps: StepSpec) -> None:
