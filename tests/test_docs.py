@@ -21,6 +21,8 @@ def examples() -> list[tuple[str, str]]:
     for page in PAGES:
         for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)):
             text = f"provision:\n{block}" if block.startswith("- ") else block
+            if "secrets: [API_TOKEN]" in text and "name: API_TOKEN" not in text:
+                text = "secrets: [{name: API_TOKEN, env: TOKEN}]\n" + text
             found.append((f"{page.name}-{number}", text if text.startswith("version:") else HEAD + text))
     return found
 

@@ -1,12 +1,15 @@
 """docs/provisioning.md, carried out: every example of a kind in one machine, on Debian 12 and on Debian 13.
 
-The page is the test: its YAML blocks below "Kinds" are the steps, in its order. What the examples take from elsewhere
-(a server's archive, a repository) is put in its place here; a stand-in that the page no longer mentions is a failure.
+What the examples take from elsewhere (an archive of packages, a server, a repository) is put in its place here; a
+stand-in for something that the page no longer mentions is a failure.
 """
 
+import hashlib
 import http.server
 import io
-import re
+import json
+import os
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,10 +18,14 @@ from typing import Any
 
 import pytest
 
+from devbox.provision.bind import KINDS
+from tests import guide
+from tests.checkout import Checkout
+
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 INTERNAL = {"mount", "settings"}
+ONE_LINE = ("path: /etc/app.conf, src: files/app.conf", "path: /etc/app.conf, content: edited")
 
 HEAD = """\
 version: 1
@@ -27,21 +34,19 @@ box: {recipe: RELEASE}
 cpus: 2
 memory: 1GiB
 disk: 8GiB
-folders: []
 secrets:
   - {name: API_TOKEN, env: GUIDE_TOKEN}
 provision:
+  - packages: [git, python3]
+  - name: repository of the guide
+    run: |
+      git init -q -b main ~/tool.git
+      cd ~/tool.git
+      git -c user.name=x -c user.email=x@example.com commit -q --allow-empty -m one
+      git tag v1.0
+  - directory: {path: /opt/old-release/lib}
+    when: once
 """
-
-
-def kinds_section() -> str:
-    page = (ROOT / "docs/provisioning.md").read_text()
-    return page.partition("\n## Kinds\n")[2].partition("\n## ")[0]
-
-
-def steps_of_the_page() -> str:
-    blocks = re.findall(r"```yaml\nprovision:\n(.*?)```", kinds_section(), re.DOTALL)
-    return "".join(blocks)
 
 
 def archive() -> bytes:
@@ -73,3 +78,74 @@ def server() -> Iterator[str]:
         threading.Thread(target=served.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{served.server_port}"
         served.shutdown()
+
+
+def mirror(checkout: Checkout) -> str:
+    """The archive of packages that the guest's own apt uses."""
+    shown = checkout.devbox("run", "--", "sh", "-c", "apt-get indextargets --format '$(SITE)$(REPO_URI)' | head -1")
+    return shown.stdout.strip().rstrip("/")
+
+
+def described(server: str, archive_url: str, release: str) -> str:
+    """The whole Devboxfile; every stand-in must be asked for by the page."""
+    text = guide.steps()
+    stand_ins = {
+        "https://downloads.example.com/tool-1.2.tar.gz": f"{server}/tool-1.2.tar.gz",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08": hashlib.sha256(_Served.body).hexdigest(),
+        "https://git.example.com/tool.git": "/home/dev/tool.git",
+        "http://packages.example.org/debian": archive_url,
+    }
+    for there, here in stand_ins.items():
+        assert there in text, f"the page no longer mentions {there}"
+        text = text.replace(there, here)
+    return HEAD.replace("RELEASE", release) + text
+
+
+def told(checkout: Checkout, *arguments: str) -> list[dict[str, Any]]:
+    done = checkout.devbox("provision", "--json", *arguments)
+    assert done.returncode == 0
+    return [event for event in map(json.loads, done.stdout.splitlines()) if event["event"] == "step-end"]
+
+
+@pytest.mark.parametrize("release", ["debian-12", "debian-13"])
+def test_every_example_of_the_page_is_carried_out_once(
+    release: str, server: str, person: dict[str, str], tmp_path: Path
+) -> None:
+    beside = os.pathsep.join((os.fspath(Path(sys.executable).parent), person["PATH"]))  # ansible-playbook is there
+    checkout = Checkout(tmp_path, {**person, "GUIDE_TOKEN": "s3cret-of-the-guide", "PATH": beside})
+    guide.project(tmp_path)
+    try:
+        checkout.write(HEAD.replace("RELEASE", release).partition("provision:")[0])
+        assert checkout.devbox("up", "--approve=all").returncode == 0
+        text = described(server, mirror(checkout), release)
+        checkout.write(text)
+        first = checkout.devbox("provision", "--approve=all")
+        assert first.returncode == 0
+        again = told(checkout)
+        # What was once there for the page to remove is removed, and not put back.
+        assert {event["step"] for event in again if event["status"] != "same"} == set()
+        assert {event["kind"] for event in again} >= KINDS.keys() - INTERNAL
+
+        def says(command: str) -> str:
+            return checkout.devbox("run", "--", "sh", "-c", command).stdout
+
+        assert says("cat /etc/motd; /opt/tool/bin/tool") == "Welcome\ntool 1.2\n"
+        assert says("cat /srv/ansible; wc -l </srv/rows") == "hello from Ansible\n3\n"
+        assert says("cat /srv/setup; git -C /srv/tool describe --tags") == "set up --quick\nv1.0\n"
+        assert says("systemctl is-active app; cat /proc/sys/vm/swappiness; id -nG worker") == "active\n10\nworker app\n"
+        assert says("ls /srv/www; stat -c %U /srv/www/index.html; readlink /srv/app/current") == (
+            "assets\nindex.html\nwww-data\nreleases/1\n"
+        )
+
+        before, after = ONE_LINE
+        assert before in text
+        checkout.write(text.replace(before, after))
+        assert [event["step"] for event in told(checkout) if event["status"] == "changed"] == ["file:/etc/app.conf"]
+
+        # What somebody changed in the machine is found and mended.
+        drift = "rm /srv/www/index.html /opt/tool/bin/tool /srv/app/current; sysctl -qw vm.swappiness=60; rmmod dummy"
+        assert checkout.devbox("ssh", "-c", f"sudo sh -c '{drift}; userdel worker; groupdel app'").returncode == 0
+        mended = {event["kind"] for event in told(checkout) if event["status"] == "changed"}
+        assert mended == {"copy", "download", "link", "sysctl", "module", "user", "group"}
+    finally:
+        checkout.devbox("destroy", "--yes")
