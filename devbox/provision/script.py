@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from devbox import redact
-from devbox.config.model import When
+from devbox.config.model import Check, When
 from devbox.provision import journal
 from devbox.provision.facts import Facts
 from devbox.provision.journal import Places
@@ -110,11 +110,11 @@ def _together(all_reads: Iterable[Reads]) -> Reads:
     )
 
 
-def _environment(run: Run, step: Step[Any]) -> str:
+def _environment(run: Run, own: Mapping[str, str]) -> str:
     pairs = {
         "DEBIAN_FRONTEND": "noninteractive",
         **run.env,
-        **step.spec.env,
+        **own,
     }
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in pairs.items())
     return f"environment() {{\n{exports}:\n}}\n"
@@ -136,7 +136,7 @@ def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
     parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
     parts.append(_load(_together(step.kind.reads(step.options) for step in steps.values())) + "\n")
     for index, step in steps.items():
-        parts.append(_step_words({"cwd": step.spec.cwd}) + _environment(run, step))
+        parts.append(_step_words({"cwd": step.spec.cwd}) + _environment(run, step.spec.env))
         test = step.spec.condition.get("test")
         if test:
             parts.append(f"guard {quote(step.user)} {quote(test)}; frame met {index} $?\n")
@@ -195,7 +195,7 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         work = "inside"
     return "".join((
         _step_words(words),
-        _environment(run, step),
+        _environment(run, step.spec.env),
         f"condition() {{ {f'guard {quote(step.user)} {quote(test)}' if test else ':'}; }}\n",
         f"load() {{\n{_load(step.kind.reads(step.options))}\n}}\n",
         f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",
@@ -218,7 +218,8 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     )
     switch = _SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    return "".join((_settings(run), _prelude(), _shell("runner"), _PREPARE, switch, head, steps, tail))
+    shells = (_prelude(), _shell("limit"), _shell("runner"))
+    return "".join((_settings(run), *shells, _PREPARE, switch, head, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
@@ -301,7 +302,7 @@ def as_root(command: str, *, user: str) -> str:
 
 def at_step(run: Run, step: Step[Any], command: str) -> str:
     """What a step's command would be in: account, folder, environment. `command` "" is the account's own shell."""
-    words = _step_words({"cwd": step.spec.cwd, "session": ""}) + _environment(run, step)
+    words = _step_words({"cwd": step.spec.cwd, "session": ""}) + _environment(run, step.spec.env)
     shell = f"sh -c {quote(command)}" if command else '"$own" -i'
     return "".join((
         _settings(run),
@@ -312,6 +313,23 @@ def at_step(run: Run, step: Step[Any], command: str) -> str:
         "case $account_shell in '' | */nologin | */false) own=/bin/sh ;; *) own=$account_shell ;; esac\n",
         f"become {quote(step.user)} {shell}\n",
     ))  # fmt: skip
+
+
+def checks(run: Run, asked: Sequence[Check], *, user: str) -> str:
+    """The checks one after the other, for EVAL; `user` is the login account. Its frames are those of an apply run."""
+    parts = [_settings(run), _prelude(), _shell("limit"), _shell("checks"), _SWITCH]
+    for index, check in enumerate(asked):
+        words = {
+            "index": str(index),
+            "name": _one_line(check.name),
+            "user": check.user or user,
+            "cwd": check.cwd,
+            "timeout": str(max(1, math.ceil(check.timeout))),
+            "retries": str(check.retries),
+            "command": check.run,
+        }
+        parts += [_step_words(words), _environment(run, check.env), "check\n"]
+    return "".join((*parts, "frame done\n"))
 
 
 EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byte
