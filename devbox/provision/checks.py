@@ -1,4 +1,4 @@
-"""Runs a Devboxfile's checks in the guest, over one channel: checks in, one `Result` for each out. Changes nothing itself."""
+"""Runs a Devboxfile's checks in the guest, over one channel: checks in, one `Result` for each out."""
 
 import difflib
 from collections.abc import Sequence
