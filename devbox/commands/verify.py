@@ -1,7 +1,9 @@
-"""`devbox verify`: does this Devboxfile make what it says, from nothing? A machine beside the project's own is provisioned
-twice, checked, and destroyed; the project's own one is neither used nor touched.
+"""`devbox verify`: does this Devboxfile make what it says, from nothing? A machine beside the project's own one is
+provisioned twice, checked, and destroyed; the project's own one is neither used nor touched.
 """
 
+import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,6 +19,7 @@ from devbox.commands.junit import Case
 from devbox.config.model import Project, When
 from devbox.disk import record as records
 from devbox.errors import DevboxError
+from devbox.guest import openssh
 from devbox.machine import lifecycle
 
 if TYPE_CHECKING:
@@ -88,7 +91,8 @@ def _destroyed_afterwards(record: "Record", *, keep: bool) -> Iterator[None]:
         yield
     finally:
         if keep:
-            ui.note(f"The machine is kept. Reach it: ssh -F '{record.dir.ssh_config}' devbox-{record.name}")
+            config = shlex.quote(os.fspath(record.dir.ssh_config))
+            ui.note(f"The machine is kept. Reach it: ssh -F {config} {openssh.host_alias(record.name)}")
             ui.note(f"`devbox destroy --machine {MACHINE}` deletes it, and so does the next `devbox verify`.")
         else:
             with ui.step("Destroy the machine of this verify"):
