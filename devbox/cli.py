@@ -26,6 +26,8 @@ VERBS = {
     "lock": "Pin the images that have no published digest.",
     "up": "Create, start and provision the machine.",
     "provision": "Carry out the steps that the machine still needs.",
+    "test": "Run the checks of the Devboxfile in the machine.",
+    "verify": "Prove the Devboxfile on a fresh machine, for CI.",
     "ssh": "Open a shell in the machine, in this folder.",
     "run": "Run a command in the machine, as if it were here.",
     "status": "Show what this project's machine is doing.",
@@ -42,6 +44,7 @@ VERBS = {
 }
 GROUPS = frozenset({"box"})
 PASSES_THROUGH = frozenset({"run", "ssh"})
+STARTS_ANEW = frozenset({"verify", "test"})
 _BY_SIGNAL = frozenset({int(ExitCode.INTERRUPTED), 128 + signal.SIGTERM, 128 + signal.SIGHUP})
 
 
@@ -84,8 +87,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _left(arguments: Sequence[str], code: int) -> int:
-    if code in _BY_SIGNAL and _typed_verb(arguments) not in PASSES_THROUGH:
-        ui.warn("Interrupted. What was finished is kept; the same command goes on from there.")
+    verb = _typed_verb(arguments)
+    if code in _BY_SIGNAL and verb not in PASSES_THROUGH:
+        kept = "" if verb in STARTS_ANEW else " What was finished is kept; the same command goes on from there."
+        ui.warn(f"Interrupted.{kept}")
     return code
 
 

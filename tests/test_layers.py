@@ -14,7 +14,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "devbox"
 
 LEAVES = frozenset({"bug", "errors", "paths", "proc", "fs", "redact", "ui", "version"})
-STAGES = ("config", "box", "disk", "share", "machine", "guest", "provision", "supervise", "commands", "cli", "launch")
+STAGES = (
+    "config",
+    "box",
+    "disk",
+    "share",
+    "machine",
+    "guest",
+    "provision",
+    "supervise",
+    "commands",
+    "cli",
+    "launch",
+    "pytest_plugin",
+)
 
 # Module or package → who may import it. An entry ending in "/" means every module of that folder.
 OWNERS = {
@@ -38,6 +51,8 @@ OWNERS = {
     "rich": {"ui"},
     "typer": {"cli", "commands/"},
     "platformdirs": {"paths"},
+    "pytest": {"pytest_plugin"},
+    "testinfra": {"pytest_plugin"},
 }
 
 # Name as it is called → who may call it. A trailing "*" stands for any ending.
@@ -216,7 +231,7 @@ def test_hidden_imports_are_only_where_they_buy_speed() -> None:
     hidden = {
         (module.name, found.target.split(".")[0] if own(found.target) is None else found.target)
         for module in modules()
-        if module.stage not in {"commands", "cli", "launch"}
+        if module.stage not in {"commands", "cli", "launch", "pytest_plugin"}
         for found in imports(module.tree)
         if found.hidden
     }

@@ -15,23 +15,27 @@ from devbox.machine import lifecycle
 
 def destroy(
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
+    machine: Annotated[
+        str, typer.Option("--machine", metavar="NAME", help="Another machine of the project, such as `verify`.")
+    ] = records.MAIN,
 ) -> None:
     """Delete the machine and its disk; the box stays."""
-    record = target.existing()
+    record = target.existing(machine)
+    named = "machine" if machine == records.MAIN else f"machine `{machine}`"
     disk = record.dir.disk
     size = ui.size(disk.stat().st_blocks * 512) if disk.exists() else "no disk yet"
     if not yes:
         if not sys.stdin.isatty():
             raise DevboxError(
                 "destroy.unconfirmed",
-                f"This would delete the machine of {record.project} ({size}), and there is no terminal to ask on.",
-                hint="Say it with `devbox destroy --yes`.",
+                f"This would delete the {named} of {record.project} ({size}), and there is no terminal to ask on.",
+                hint=f"Say it with `devbox destroy --yes{'' if machine == records.MAIN else f' --machine {machine}'}`.",
                 exit_code=ExitCode.USAGE,
             )
-        if not ui.confirm(f"Delete the machine of {record.project} and all that is on its disk ({size})?"):
+        if not ui.confirm(f"Delete the {named} of {record.project} and all that is on its disk ({size})?"):
             ui.note("Nothing was deleted.")
             raise typer.Exit(ExitCode.FAILED)
-    with records.locked(record), ui.step(f"Destroy the machine of {record.project}"):
+    with records.locked(record), ui.step(f"Destroy the {named} of {record.project}"):
         lifecycle.destroy(record)
     trash.collect()
     ui.note(

@@ -23,13 +23,14 @@ def list(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
 
 def _row(found: Record | Damaged) -> dict[str, str | int | None]:
     if isinstance(found, Damaged):
-        return {"id": found.id, "state": "damaged", "box": "", "disk": "", "project": found.reason}
+        return {"id": found.id, "machine": "", "state": "damaged", "box": "", "disk": "", "project": found.reason}
     seen = lifecycle.observe(found)
     disk = found.dir.disk
     size = ui.size(disk.stat().st_blocks * 512) if disk.exists() else ""
     gone = "" if found.project.is_dir() else " (folder is gone)"
     return {
         "id": found.id,
+        "machine": found.machine,
         "state": str(seen.state),
         "box": f"{found.image_label} {found.arch}",
         "disk": size,

@@ -17,7 +17,7 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     """Show what this project's machine is doing."""
     root = paths.find_project(Path.cwd())
     record = records.find(root)
-    seen = describe(root, record)
+    seen = {**describe(root, record), "beside": [_beside(one) for one in records.beside(root)]}
     if json:
         ui.emit_json(seen)
         return
@@ -61,6 +61,10 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
     }
 
 
+def _beside(record: Record) -> dict[str, Any]:
+    return {"id": record.id, "machine": record.machine, "state": str(lifecycle.observe(record).state)}
+
+
 def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
     reason = f" ({seen['reason']})" if seen.get("reason") else ""
     lines = [("project", seen["project"]), ("machine", f"{seen['state']}{reason}")]
@@ -79,5 +83,8 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append(("folder", f"{folder['host']} → {folder['guest']} ({folder['type']}{why})"))
         if known := seen["provisioned"]:
             lines.append(("steps", f"{known['summary'].rstrip('.')}, last run {known['at']}"))
+    for other in seen["beside"]:
+        name = other["machine"]
+        lines.append(("beside", f"the machine `{name}` is {other['state']}: `devbox destroy --machine {name}`"))
     lines.append(("next", seen["next"]))
     return lines

@@ -24,15 +24,16 @@ def next_command(seen: Observation) -> str:
     return _NEXT.get(seen.state, "devbox up")
 
 
-def existing() -> Record:
-    """The record of this project's machine. Raises `project.missing` and `machine.missing`."""
+def existing(machine: str = records.MAIN) -> Record:
+    """The record of this project's machine, or of one beside it. Raises `project.missing` and `machine.missing`."""
     root = paths.find_project(Path.cwd())
-    record = records.find(root)
+    record = records.find(root, machine)
     if record is None:
+        named = "The machine" if machine == records.MAIN else f"The machine `{machine}`"
         raise DevboxError(
             "machine.missing",
-            f"The machine of {root} does not exist yet.",
-            hint="Create it with `devbox up`.",
+            f"{named} of {root} does not exist{' yet' if machine == records.MAIN else ''}.",
+            hint="Create it with `devbox up`." if machine == records.MAIN else "See which there are: `devbox list`.",
         )
     return record
 

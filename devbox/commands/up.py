@@ -4,10 +4,12 @@
                ─ machine → Running ─ guest → Guest ─ provision → Report
 
 Each line's result is an argument of a later one, and each function is an idempotent *ensure*: on a running, converged
-machine the same lines do nothing, and after a kill anywhere they go on from what is there.
+machine the same lines do nothing, and after a kill anywhere they go on from what is there. `verify` walks them too.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +26,17 @@ if TYPE_CHECKING:
     from devbox.guest.connection import FabricGuest
     from devbox.machine.argv import VmSpec
     from devbox.machine.host import HostFacts
-    from devbox.machine.lifecycle import Running
+    from devbox.machine.lifecycle import Observation, Running
+    from devbox.share.folders import Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A machine that runs and answers: the connection, what QEMU tells of it, and the folders it was started with."""
+
+    guest: "FabricGuest"
+    seen: "Observation"
+    mounts: "tuple[Mount, ...]"
 
 
 def up(
@@ -43,38 +55,47 @@ def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: 
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
     from devbox.commands import approval, rebuild, steps
     from devbox.config import build
-    from devbox.disk import overlay, seed
-    from devbox.machine import host, started
+    from devbox.machine import host
 
     project = rebuild.as_made(build.load(paths.find_project(folder)))
     approval.require(project, approve)
     steps.check(project)
     facts = host.probe(project.machine.arch, accel=accel)
-    image = _image(project)
-    record = records.ensure(project, image, _firmware(project.machine, image))
-    with records.locked(record):
-        overlay.ensure(record, image)
-        seed.ensure(record, project.machine)
-        vm = _virtual_machine(project.machine, record, facts)
-        running = _start(record, project.machine, vm, facts)
-        mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
-        with _reach(running, facts) as guest:
-            steps.bring_folders(project, record, running.observation, mounts)
-            if provision:
-                steps.carry_out(guest, project, record, running.observation, mounts, slowdown=facts.slowdown)
+    image = find_image(project, records.find(project.root))
+    record = records.ensure(project, image, firmware(project.machine, image))
+    with records.locked(record), reach(project, record, image, facts) as reached:
+        if provision:
+            seen, mounts = reached.seen, reached.mounts
+            steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown)
     if provision:
-        steps.farewell(project, running.observation)
+        steps.farewell(project, reached.seen)
     else:
         ui.note("The machine runs; its steps were left out: `devbox provision`.")
 
 
-def _image(project: Project) -> "Image":
+@contextmanager
+def reach(project: Project, record: "Record", image: "Image", facts: "HostFacts") -> Iterator[Reached]:
+    """The machine of the record, from its disk to an answer and its folders. The caller holds its lock."""
+    from devbox.commands import steps
+    from devbox.disk import overlay, seed
+    from devbox.machine import started
+
+    overlay.ensure(record, image)
+    seed.ensure(record, project.machine)
+    vm = _virtual_machine(project.machine, record, facts)
+    running = _start(record, project.machine, vm, facts)
+    mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
+    with _connect(running, facts) as guest:
+        steps.bring_folders(project, record, running.observation, mounts)
+        yield Reached(guest, running.observation, mounts)
+
+
+def find_image(project: Project, record: "Record | None") -> "Image":
     """The verified image: from the store, or for a machine that has its disk already, its own hold of it."""
     from devbox.box import catalogue, image
     from devbox.config import lock
     from devbox.disk import overlay
 
-    record = records.find(project.root)
     if record and record.dir.disk.exists():
         return overlay.held_image(record)
     machine = project.machine
@@ -82,7 +103,7 @@ def _image(project: Project) -> "Image":
     return image.ensure(catalogue.resolve(machine.box, machine.arch, pinned))
 
 
-def _firmware(machine: MachineSpec, image: "Image") -> Firmware:
+def firmware(machine: MachineSpec, image: "Image") -> Firmware:
     """BIOS where the image boots by it, since it is the quickest; what the Devboxfile names goes first."""
     can = image.traits.firmware
     if machine.firmware is Firmware.AUTO:
@@ -129,7 +150,7 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
         return lifecycle.ensure_running(record, vm, facts)
 
 
-def _reach(running: "Running", facts: "HostFacts") -> "FabricGuest":
+def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":
     """The connection to the guest, once it answers with its pinned key."""
     from devbox.commands import session
     from devbox.guest import openssh

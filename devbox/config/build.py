@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from devbox import paths, ui
-from devbox.config import box_names, document, local, remembered, secrets, steps, values
+from devbox.config import box_names, checks, document, local, remembered, secrets, steps, values
 from devbox.config.draft import Draft
 from devbox.config.model import (
     Arch,
@@ -141,6 +141,7 @@ def _machine(draft: Draft, root: Path, name: str, host: Host) -> MachineSpec:
         forward_agent=draft.get(("forward_agent",), default=False),
         secrets=secrets.build(draft, root),
         steps=steps.build(draft),
+        checks=checks.build(draft),
         message=draft.get(("message",), ""),
     )
 

@@ -125,6 +125,20 @@ class StepSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """A command that must succeed in the finished machine; `user` "" means the login account, `timeout` is seconds."""
+
+    name: str
+    run: str
+    user: str = ""
+    timeout: float = 60.0
+    retries: int = 0
+    cwd: str = ""
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    position: str = ""  # `Devboxfile:line`
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     name: str  # "default" in a file without `machines`
     boxes: Mapping[Arch, BoxRef]  # the architectures for which a box is given
@@ -148,6 +162,7 @@ class MachineSpec:
     forward_agent: bool = False
     secrets: tuple[Secret, ...] = ()
     steps: tuple[StepSpec, ...] = ()
+    checks: tuple[Check, ...] = ()
     message: str = ""
 
     @property

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from devbox.config.model import Project
 
 SCHEMA = 1
+MAIN = "default"  # the machine that a project has; another one stands beside it for a while
 _MACHINE_TYPES = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
 
 
@@ -83,14 +84,15 @@ def all_records() -> tuple[Record | Damaged, ...]:
     return tuple(sorted(found, key=lambda one: (isinstance(one, Damaged), getattr(one, "created", ""), one.id)))
 
 
-def find(project_root: Path, machine: str = "default") -> Record | None:
+def find(project_root: Path, machine: str = MAIN) -> Record | None:
     """The record of this project's machine, rebound (and said so) if the project has moved.
 
     Raises `record.copied` when the project's own hint names a machine that belongs to another folder, and
     `record.damaged` when it names one whose record cannot be read.
     """
     root = project_root.absolute()
-    named, everything = hint.read(root), all_records()
+    # Only the main machine has a hint: a copied folder must not lay claim to one that will be gone soon.
+    named, everything = hint.read(root) if machine == MAIN else "", all_records()
     for one in everything:
         if isinstance(one, Damaged) and one.id == named:
             raise _damaged(one)
@@ -122,8 +124,17 @@ def ensure(project: "Project", image: "Image", firmware: Firmware) -> Record:
     if not (found := find(project.root, machine)):
         with fs.lock(paths.machines_dir() / ".lock", wait=60, on_wait=_waiting):
             found = find(project.root, machine) or _create(project, image, firmware)
-    hint.write(project.root, found.id)
+    if machine == MAIN:
+        hint.write(project.root, found.id)
     return found
+
+
+def beside(project_root: Path) -> tuple[Record, ...]:
+    """The machines of this project other than its main one: those of a `verify`, at work or left by it."""
+    root = project_root.absolute()
+    return tuple(
+        one for one in all_records() if isinstance(one, Record) and one.machine != MAIN and one.project == root
+    )
 
 
 @contextmanager

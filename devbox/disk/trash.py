@@ -22,6 +22,11 @@ def discard(record: Record) -> Path:
     return target
 
 
+def delete(entry: Path) -> None:
+    """Delete for good what `discard` put away. What cannot be deleted now, `collect` takes later."""
+    shutil.rmtree(entry, ignore_errors=True)
+
+
 def collect(days: float = KEPT_DAYS) -> None:
     """Delete what has been in the trash for longer than `days`."""
     try:

@@ -154,10 +154,12 @@ def halt(record: Record, *, force: bool = False, guest_poweroff: Callable[[], bo
     return stop.stop(record, force=force, guest_poweroff=guest_poweroff)
 
 
-def destroy(record: Record) -> None:
-    """Stop the machine at once, leave nothing running, and move its folder to the trash."""
+def destroy(record: Record, *, for_good: bool = False) -> None:
+    """Stop the machine at once, leave nothing running, and move its folder to the trash, or `for_good` delete it."""
     halt(record, force=True)
-    trash.discard(record)
+    aside = trash.discard(record)
+    if for_good:
+        trash.delete(aside)
 
 
 def resume(record: Record) -> None:

@@ -36,7 +36,6 @@ find_pending() {
 # One attempt. Its time limit ends the step's whole session with TERM, 10 s later with KILL; what has left that session
 # by a `setsid` of its own escapes, as it would from any shell, but holds nothing up: output goes to a file.
 perform() {
-  late=$run/late.$index
   if [ "$user" != root ]; then
     chown -R "$user" "$files"
     [ ! -d "$incoming" ] || chown -R "$user" "$incoming"
@@ -49,17 +48,7 @@ perform() {
     secrets=${secret_names:+$run/$index.secrets}
     work
   ) </dev/null >>"$log" 2>&1 &
-  pid=$! dog=''
-  if [ -n "$timeout" ]; then
-    # shellcheck disable=SC2016 # for the shell of its own
-    setsid sh -c 'sleep "$1"; : >"$2"; kill -TERM "-$3"; sleep 10; kill -KILL "-$3"' dog "$timeout" "$late" "$pid" \
-      </dev/null >/dev/null 2>&1 9>&- &
-    dog=$!
-  fi
-  wait "$pid"
-  result=$?
-  [ -z "$dog" ] || { kill -TERM "-$dog" || kill -TERM "$dog"; wait "$dog"; } 2>/dev/null
-  [ ! -e "$late" ] || { rm -f "$late"; kill -KILL "-$pid" 2>/dev/null; result=timeout; }
+  limited $! "$timeout" "$run/late.$index"
 }
 
 # Our own script has found that it needs files which were not sent with this run.

@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from devbox import redact
-from devbox.config.model import When
+from devbox.config.model import Check, When
 from devbox.provision import journal, shell
 from devbox.provision.facts import Facts
 from devbox.provision.payload import Payload
@@ -28,7 +28,7 @@ def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
     parts.append("print_facts\nprint_journal\nprint_running\nfresh=''\n")
     parts.append(shell.load(shell.together(step.kind.reads(step.options) for step in steps.values())) + "\n")
     for index, step in steps.items():
-        parts.append(shell.step_words({"cwd": step.spec.cwd}) + shell.environment(run, step))
+        parts.append(shell.step_words({"cwd": step.spec.cwd}) + shell.environment(run, step.spec.env))
         test = step.spec.condition.get("test")
         if test:
             parts.append(f"guard {quote(step.user)} {quote(test)}; frame met {index} $?\n")
@@ -87,7 +87,7 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         work = "inside"
     return "".join((
         shell.step_words(words),
-        shell.environment(run, step),
+        shell.environment(run, step.spec.env),
         f"condition() {{ {f'guard {quote(step.user)} {quote(test)}' if test else ':'}; }}\n",
         f"load() {{\n{shell.load(step.kind.reads(step.options))}\n}}\n",
         f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",
@@ -110,7 +110,7 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     )
     switch = shell.SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
-    library = shell.settings(run) + shell.prelude() + shell.file("runner")
+    library = shell.settings(run) + shell.prelude() + shell.file("limit") + shell.file("runner")
     return "".join((library, shell.PREPARE, switch, head, steps, tail))
 
 
@@ -189,6 +189,23 @@ def _with(run: Run, *names: str) -> str:
 def attach(run: Run) -> str:
     """Follows a run that another connection has started, to its end."""
     return _with(run, "prelude", "follow") + _ATTACH
+
+
+def checks(run: Run, asked: Sequence[Check], *, user: str) -> str:
+    """The checks one after the other, for EVAL; `user` is the login account. Its frames are those of an apply run."""
+    parts = [shell.settings(run), shell.prelude(), shell.file("limit"), shell.file("checks"), shell.SWITCH]
+    for index, check in enumerate(asked):
+        words = {
+            "index": str(index),
+            "name": shell.one_line(check.name),
+            "user": check.user or user,
+            "cwd": check.cwd,
+            "timeout": str(max(1, math.ceil(check.timeout))),
+            "retries": str(check.retries),
+            "command": check.run,
+        }
+        parts += [shell.step_words(words), shell.environment(run, check.env), "check\n"]
+    return "".join((*parts, "frame done\n"))
 
 
 EVAL = 'eval "$(cat)"'  # a script on stdin: sh itself would read it byte by byte

@@ -103,11 +103,11 @@ def together(all_reads: Iterable[Reads]) -> Reads:
     )
 
 
-def environment(run: Run, step: Step[Any]) -> str:
+def environment(run: Run, own: Mapping[str, str]) -> str:
     pairs = {
         "DEBIAN_FRONTEND": "noninteractive",
         **run.env,
-        **step.spec.env,
+        **own,
     }
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in pairs.items())
     return f"environment() {{\n{exports}:\n}}\n"
@@ -128,7 +128,7 @@ def as_root(command: str, *, user: str) -> str:
 
 def at_step(run: Run, step: Step[Any], command: str) -> str:
     """What a step's command would be in: account, folder, environment. `command` "" is the account's own"""
-    words = step_words({"cwd": step.spec.cwd, "session": ""}) + environment(run, step)
+    words = step_words({"cwd": step.spec.cwd, "session": ""}) + environment(run, step.spec.env)
     command_line = f"sh -c {quote(command)}" if command else '"$own" -i'
     return "".join((
         settings(run),

@@ -176,11 +176,11 @@ def probe(guest: "Guest", text: str, nonce: str, *, user: str, slowdown: float) 
     command = shell.as_root(script.EVAL, user=user)
     result = guest.run(command, stdin=text.encode(), timeout=_PROBE_LIMIT * max(1.0, slowdown))
     if nonce.encode() not in result.stdout:
-        _refuse(result.stderr, user)
+        refuse(result.stderr, user)
     return parse_answer(nonce, result.stdout)
 
 
-def _refuse(stderr: bytes, user: str) -> None:
+def refuse(stderr: bytes, user: str) -> None:
     details = _text(stderr).strip()
     if "sudo" in details or "password" in details:
         raise DevboxError(

@@ -82,7 +82,9 @@ def server() -> Iterator[str]:
 
 def mirror(checkout: Checkout) -> str:
     """The archive of packages that the guest's own apt uses."""
-    shown = checkout.devbox("run", "--", "sh", "-c", "apt-get indextargets --format '$(SITE)$(REPO_URI)' | head -1")
+    find = "grep -rhoE 'https?://[^ ]+' /etc/apt/sources.list /etc/apt/sources.list.d | head -n 1"
+    shown = checkout.devbox("run", "--", "sh", "-c", find)
+    assert shown.stdout.startswith("http")
     return shown.stdout.strip().rstrip("/")
 
 

@@ -261,3 +261,15 @@ def test_any_data_gives_a_project_or_one_error(tmp_path: Path, data: dict[str, o
     except DevboxError as error:
         if error.id not in known or error.exit_code is not ExitCode.USAGE:
             pytest.fail(f"{error.id}: {error}")
+
+
+def test_checks(load: Load) -> None:
+    first, second = load(
+        "box: debian-12\n"
+        "checks:\n"
+        "  - {name: plain, run: make}\n"
+        "  - {name: full, run: x, as: root, timeout: 2m, retries: 2, cwd: /srv, env: {V: 1.10}}\n"
+    ).machine.checks
+    assert (first.user, first.timeout, first.retries, first.cwd, dict(first.env)) == ("", 60.0, 0, "", {})
+    assert (second.user, second.timeout, second.retries, second.cwd) == ("root", 120.0, 2, "/srv")
+    assert (dict(second.env), second.position) == ({"V": "1.10"}, "Devboxfile:5")

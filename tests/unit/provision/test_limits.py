@@ -42,9 +42,9 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     real = shell.file
 
     def shortened(name: str) -> str:
-        return real(name).replace("sleep 10;", "sleep 1;") if name == "runner" else real(name)
+        return real(name).replace("sleep 10;", "sleep 1;") if name == "limit" else real(name)
 
-    assert "sleep 10;" in real("runner")
+    assert "sleep 10;" in real("limit")
     monkeypatch.setattr(shell, "file", shortened)
 
 
