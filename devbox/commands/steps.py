@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from devbox import fs, ui
 from devbox.commands import outcome, session
 from devbox.config.model import FolderType, Project, StepSpec
-from devbox.disk import keys
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
 from devbox.guest.openssh import Endpoint
 from devbox.machine import lifecycle
 from devbox.machine.lifecycle import Observation
-from devbox.provision import apply, bind, rendering, settings
+from devbox.provision import apply, bind, rendering, secrets, settings
 from devbox.provision.apply import Context, Options, Report
 from devbox.share import transfer
 from devbox.share.folders import Mount
@@ -97,7 +96,7 @@ def context_of(project: Project, record: Record, seen: Observation, *, slowdown:
         proxies=settings.proxy_environment(project.machine.proxy, os.environ),
         connect=lambda: _connect_again(where, record, slowdown),
         endpoint=where,
-        secret_key=keys.derived(record.dir.login_key, "secrets") if project.machine.secrets else b"",
+        secret_key=secrets.key(record.dir.login_key) if project.machine.secrets else b"",
     )
 
 

@@ -1,6 +1,5 @@
 """ed25519 key pairs made by ssh-keygen: the private file appears whole or not at all; the public line is returned."""
 
-import hmac
 import tempfile
 from pathlib import Path
 
@@ -20,11 +19,6 @@ def make(path: Path) -> str:
             fs.publish(made, path)
     shown = _checked(proc.run([tool, "-y", "-f", path], timeout=60))
     return " ".join(shown.text.split()[:2])
-
-
-def derived(path: Path, purpose: str) -> bytes:
-    """A key for another purpose, out of the private key in `path`; it changes only with that one."""
-    return hmac.digest(path.read_bytes(), f"devbox {purpose}".encode(), "sha256")
 
 
 def _checked(done: proc.Completed) -> proc.Completed:

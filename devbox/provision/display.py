@@ -52,6 +52,8 @@ class Display:
             self._close(DevboxError("provision.failed", seen.name))
         else:
             self._close(None)
+        if seen.reason and seen.outcome in {"same", "changed"}:
+            ui.note(f"  {seen.reason}")
         if outcome and outcome.status is Status.CHANGED:
             for line in report.detail_lines(outcome, diff=self._diff):
                 ui.note(f"  {line}")

@@ -81,7 +81,7 @@ def of_run(decision: Decision, seen: Seen, desired: tuple[tuple[str, str], ...])
     known = {"same": Status.SAME, "changed": Status.CHANGED, "failed": Status.FAILED, "stale": Status.UNKNOWN}
     status = known.get(seen.outcome, Status.SKIPPED)
     changes = difference(seen.before, desired) if seen.before is not None else decision.changes
-    reason = decision.reason
+    reason = seen.reason or decision.reason
     if status is Status.FAILED:
         reason = failure(decision.step, seen, desired)
     elif status is Status.SKIPPED:

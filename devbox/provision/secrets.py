@@ -21,6 +21,11 @@ LIMIT = 64 << 10  # bytes
 _ANSWER = 60.0  # seconds for a password manager, its questions included
 
 
+def key(login_key: Path) -> bytes:
+    """The machine's own key for the digests of its secrets, out of its private login key; it changes only with that."""
+    return hmac.digest(login_key.read_bytes(), b"devbox secrets", "sha256")
+
+
 def refuse_where_kept(spec: StepSpec, kind: Kind[Any]) -> None:
     """Raises `step.invalid` for a step that cannot see secrets, since what it writes stays on the guest's disk."""
     if spec.secrets and (kind.content or kind.preview):

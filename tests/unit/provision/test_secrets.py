@@ -22,7 +22,7 @@ from devbox.config.model import Arch, Folder, MachineSpec, Secret, StepSpec, Whe
 from devbox.errors import DevboxError
 from devbox.guest.openssh import Endpoint
 from devbox.provision import bind as bind_module
-from devbox.provision import journal
+from devbox.provision import journal, secrets
 from devbox.provision.apply import Options, Report, provision
 from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
@@ -475,3 +475,10 @@ def test_a_step_of_this_computer_has_them_and_its_log_has_not(
     assert log_of(guest, "here") == "says ‹OTHER›\nand hunter2 is"
     assert "is the other" not in capsys.readouterr().err
     assert not [name for name in planted(guest) if not name.startswith("var/log")]
+
+
+def test_a_key_is_one_for_each_machine(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"private key {name}")
+    assert secrets.key(tmp_path / "one") == secrets.key(tmp_path / "one") != secrets.key(tmp_path / "two")
+    assert len(secrets.key(tmp_path / "one")) == 32
