@@ -68,12 +68,13 @@ def carry_out(
         if trouble.exit_code is ExitCode.FAILED:
             outcome.remember(record, summary=trouble.message, ok=False)
         fs.append_event(record.dir.log, event="provision", error=trouble.id, message=trouble.message)
+        openssh.drop_control(record.dir.ssh_config, openssh.host_alias(record.name))  # what was done may be new groups
         raise
     if not chosen.check:
         outcome.remember(record, summary=report.summary, ok=report.ok)
         fs.append_event(record.dir.log, event="provision", outcome=report.summary)
         host = openssh.host_alias(record.name)
-        if report.changed:
+        if report.changed or report.followed:
             # The kept connection of `run` and `ssh` has the groups and the environment of before.
             openssh.drop_control(record.dir.ssh_config, host)
         openssh.warm_control(record.dir.ssh_config, host, record.dir.runtime)

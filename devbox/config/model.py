@@ -122,6 +122,7 @@ class StepSpec:
     retries: int = 0
     cwd: str = ""
     position: str = ""
+    identity: str = ""  # what its receipt is kept by; "" is its name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
 """The steps of `provision`: mappings in, `StepSpec`s out, and the rules between steps. Kinds are not known here."""
 
 import difflib
+import hashlib
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +19,8 @@ COMMON = frozenset(
     ("name", "as", "when", "needs", "if", "tags", "layer", "refresh", "sensitive", "env", "secrets", "timeout")
     + ("retries", "cwd")
 )
+_COMMANDS = frozenset(("run", "script"))
+_PREAMBLE = re.compile(r"#|set [-+]|cd |export ")
 _PRIMARY = ("path", "name", "dest", "run", "src", "playbook")
 _OCTAL = re.compile(r"(?:0o)?([0-7]{3,5})\Z")
 
@@ -24,7 +29,7 @@ def build(draft: Draft, place: Place = ("provision",)) -> tuple[StepSpec, ...]:
     written = draft.document.data.get("provision")
     if not isinstance(written, list):
         return ()
-    names = _names(draft, written, place)
+    names, identity = _names(draft, written, place), identities(written)
     secret_names = secrets.names(draft)
     made = []
     for index, step in enumerate(written):
@@ -32,7 +37,8 @@ def build(draft: Draft, place: Place = ("provision",)) -> tuple[StepSpec, ...]:
             _check_needs(draft, (*place, index, "needs"), index, names)
             secrets.check_names(draft, (*place, index), secret_names)
             if draft.good((*place, index)):
-                made.append(_step(draft, (*place, index), step, names[index]))
+                one = _step(draft, (*place, index), step, names[index])
+                made.append(replace(one, identity=identity[index]))
     return tuple(made)
 
 
@@ -49,10 +55,29 @@ def default_name(kind: str, options: Any) -> str:
             about = [f"{sign}{word}" for key, sign in signs for word in options.get(key) or ()]
     else:
         about = options
-    text = ",".join(map(str, about)) if isinstance(about, list) else str(about)
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text.strip().split("\n")[0]).split())
+    text = ",".join(map(str, about)) if isinstance(about, list) else _telling_line(str(about))
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     limit = 40 if kind == "run" else 80
     return f"{kind}:{line[:limit].rstrip()}" if line else kind
+
+
+def _telling_line(text: str) -> str:
+    """The first line of a block that says what it is about; many begin alike."""
+    lines = [line.strip() for line in text.strip().split("\n")]
+    return next((line for line in lines if line and not _PREAMBLE.match(line)), lines[0])
+
+
+def identities(steps: list[Any]) -> list[str]:
+    """What receipts of commands without a name are kept by: their text, so that one put between them shifts none."""
+    found: list[str] = []
+    for step in steps:
+        if not isinstance(step, dict) or "name" in step or kind_of(step) not in _COMMANDS:
+            found.append("")
+            continue
+        text = json.dumps([kind_of(step), step[kind_of(step)]], sort_keys=True)
+        identity = hashlib.sha256(text.encode()).hexdigest()
+        found.append(f"{identity}#{sum(one.startswith(identity) for one in found)}")
+    return found
 
 
 def _names(draft: Draft, written: list[Any], place: Place) -> list[str]:

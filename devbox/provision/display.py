@@ -27,7 +27,7 @@ class Display:
         self._shown = (manager, manager.__enter__())
         self._heard, self._warned = time.monotonic(), False
 
-    def output(self, index: int, seen: Seen, data: bytes) -> None:  # noqa: ARG002
+    def output(self, index: int, seen: Seen, text: str) -> None:  # noqa: ARG002
         self._heard = time.monotonic()
         if self._shown:
             self._shown[1].update(seen.last_line)

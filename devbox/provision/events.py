@@ -20,9 +20,9 @@ class Events:
     def begin(self, index: int, seen: Seen) -> None:  # noqa: ARG002
         _tell("step-start", step=seen.name)
 
-    def output(self, index: int, seen: Seen, data: bytes) -> None:
+    def output(self, index: int, seen: Seen, text: str) -> None:
         if index not in self._sensitive:
-            _tell("output", step=seen.name, text=ui.clean(data.decode(errors="replace")))
+            _tell("output", step=seen.name, text=ui.clean(text))
 
     def tick(self, index: int, seen: Seen) -> None:  # noqa: ARG002
         _tell("running", step=seen.name)
@@ -30,6 +30,8 @@ class Events:
     def end(self, index: int, seen: Seen) -> None:
         if self._judge:
             self.settled(self._judge(index, seen))
+        else:  # of somebody else's run, whose steps are not known here
+            _tell("step-end", step=seen.name, status=seen.outcome, seconds=seen.seconds)
 
     def broken_off(self, error: BaseException) -> None:
         """Nothing: whoever called us tells the error."""

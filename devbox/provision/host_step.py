@@ -5,7 +5,7 @@ other, so that journal, `needs` and `devbox logs` know no difference.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -50,12 +50,11 @@ def carry_out(
     seen = Seen(step.name)
 
     def keep(data: bytes) -> None:
-        if not data:
+        if not data or step.spec.sensitive:
             return
         log.extend(data)
         del log[: max(0, len(log) - _LOG_LIMIT)]
-        seen.add(data)
-        listener.output(index, seen, data)
+        listener.output(index, seen, seen.add(data))
 
     said = redact.Stream()
 
@@ -92,14 +91,19 @@ def _attempts(go: Callable[[], Any], step: Step[Any], output: Callable[[bytes], 
         try:
             return go()
         except DevboxError as trouble:
+            if trouble.id.startswith(("trust.", "step.")):
+                raise  # another attempt cannot cure it
             output(f"(attempt {attempt} failed: {trouble.message} Trying again.)\n".encode())
         time.sleep(delay)  # as in the guest: the wait itself is what is asked for
         delay *= 2
     return go()
 
 
-def receipt(step: Step[Any], here: HostRun) -> Step[Any]:
-    """The step whose run in the guest writes down that this one is done (or not), and what it said."""
+def receipt(step: Step[Any], here: HostRun, known: Facts) -> Step[Any]:
+    """The step whose run in the guest writes down that this one is done (or not), and what it said.
+
+    It is root's, and has none of the step's folder and environment, which this could fail of.
+    """
     lines = 'cat "$files/log"\n'
     if here.error:
         lines += "exit 1\n"
@@ -113,8 +117,9 @@ def receipt(step: Step[Any], here: HostRun) -> Step[Any]:
         reads=lambda options: Reads(),  # noqa: ARG005
         host=None,
     )
-    spec = replace(step.spec, condition=MappingProxyType({}), timeout=None, retries=0)
-    return replace(step, kind=kind, spec=spec, secrets=MappingProxyType({}))
+    nothing: Mapping[str, str] = MappingProxyType({})
+    spec = replace(step.spec, condition=nothing, timeout=None, retries=0, cwd="", env=nothing)
+    return replace(step, kind=kind, spec=spec, user="root", secrets=nothing, stands_for=step.digest(known))
 
 
 def merge(progress: Progress, index: int, here: HostRun) -> None:

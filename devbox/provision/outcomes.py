@@ -1,12 +1,13 @@
 """From what was decided and what was seen of a run to one outcome for each step; pure but that `raise_for` raises."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from devbox import ui
 from devbox.config.steps import default_name
 from devbox.errors import DevboxError
-from devbox.provision import journal, plan, report
+from devbox.provision import journal, report
 from devbox.provision.facts import Facts
 from devbox.provision.plan import Decision, Status
 from devbox.provision.progress import Progress
@@ -33,7 +34,7 @@ def of_run(decisions: Sequence[Decision], progress: Progress, judge: Judge) -> d
     made: dict[int, Outcome] = {}
     began = False
     for decision in decisions:
-        began = began or decision.status in plan.ACTS
+        began = began or decision.acts
         seen = progress.steps.get(decision.index)
         if seen is not None and seen.outcome:
             made[decision.index] = judge(decision.index, seen)
@@ -51,10 +52,13 @@ def not_reached(decisions: Iterable[Decision], before: Iterable[Outcome]) -> dic
     failed = {outcome.name for outcome in before if outcome.status in (Status.FAILED, Status.BLOCKED)}
     made = {}
     for decision in decisions:
-        blocked = bool(failed.intersection(decision.step.spec.needs))
-        made[decision.index] = report.of_decision(decision, Status.BLOCKED if blocked else Status.NOT_REACHED)
-        if blocked:
-            failed.add(decision.step.name)
+        spec = decision.step.spec
+        blocking = next((name for name in spec.needs if name in failed), "")
+        status = Status.BLOCKED if blocking else Status.NOT_REACHED
+        reason = f"it needs `{blocking}`" if blocking else ""
+        made[decision.index] = Outcome(spec.name, spec.kind, status, reason=reason)
+        if blocking:
+            failed.add(spec.name)
     return made
 
 
@@ -63,9 +67,11 @@ def raise_for(made: Report, progress: Progress, steps: Mapping[int, Step[Any]]) 
     for index, seen in progress.steps.items():
         if seen.outcome == "failed":
             raise _failure(steps[index], seen, made)
+    cut = steps.get(progress.current) if progress.current is not None else None
+    where = f" in the step `{cut.name}`" if cut else ""
     raise DevboxError(
         "provision.killed",
-        "The provisioning run was killed in the machine before its end.",
+        f"The provisioning run was killed in the machine{where} before its end.",
         hint="`devbox provision` resumes where it stood.",
         details=progress.lost,
     )
@@ -79,8 +85,8 @@ def _failure(step: Step[Any], seen: Seen, made: Report) -> DevboxError:
     return DevboxError(
         "provision.failed",
         f"The step `{spec.name}` ({spec.position}) failed: {reason}.",
-        hint=f"Its whole output: `devbox logs '{spec.name}'` ({journal.log_path(spec.name)} in the machine).\n"
-        f"  Look around as it does: `devbox ssh --at '{spec.name}'`. `devbox provision` resumes at it.",
+        hint=f"Its whole output: `devbox logs {quote(spec.name)}` ({journal.log_path(spec.name)} in the machine).\n"
+        f"  Look around as it does: `devbox ssh --at {quote(spec.name)}`. `devbox provision` resumes at it.",
         details=said.rstrip(),
     )
 

@@ -12,8 +12,7 @@ from devbox import ui
 from devbox.config.model import When
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision.facts import Facts
-from devbox.provision.journal import Journal
-from devbox.provision.journal import key as journal_key
+from devbox.provision.journal import Journal, Receipt
 from devbox.provision.step import Change, Step, difference
 from devbox.provision.wire import Answer, Probed
 
@@ -57,11 +56,30 @@ class Decision:
     reason: str = ""
     diff: str = ""
     final: bool = False  # nothing that happens in the run can alter it
+    owed: bool = False  # it is as it should be, and only its receipt is missing
+
+    @property
+    def acts(self) -> bool:
+        """Whether a run in the guest has something to do for it."""
+        return self.owed or self.status in ACTS
 
 
 def select(steps: Sequence[Step[Any]], options: Options) -> list[int]:
     """The places of the steps that are asked for. Raises `provision.no-step` for a name or a tag that none has."""
     names = [step.name for step in steps]
+    chosen = _select(steps, names, options)
+    forgotten = [name for name in options.force if names.index(name) not in chosen]
+    if forgotten or not chosen:
+        raise DevboxError(
+            "provision.no-step",
+            f"`{forgotten[0]}` is forced, but not among the chosen steps." if forgotten else "No step is left to do.",
+            hint="Look at --only, --from, --skip and --tag.",
+            exit_code=ExitCode.USAGE,
+        )
+    return chosen
+
+
+def _select(steps: Sequence[Step[Any]], names: Sequence[str], options: Options) -> list[int]:
     first = [options.start_from] if options.start_from else []
     for name in (*options.only, *first, *options.force, *options.skip):
         _must_be_one_of(name, names, "step named")
@@ -78,6 +96,11 @@ def select(steps: Sequence[Step[Any]], options: Options) -> list[int]:
     ]
 
 
+def is_asked_for(step: Step[Any], options: Options) -> bool:
+    """Whether somebody has named the step, or one of its tags: a manual one is carried out only then."""
+    return step.name in {*options.only, *options.force} or bool(set(step.spec.tags) & set(options.tags))
+
+
 def _must_be_one_of(word: str, known: Sequence[str], what: str) -> None:
     if word in known:
         return
@@ -91,13 +114,15 @@ def _must_be_one_of(word: str, known: Sequence[str], what: str) -> None:
     )
 
 
-def decide(steps: Mapping[int, Step[Any]], answer: Answer, facts: Facts, options: Options) -> tuple[Decision, ...]:
-    """One decision for each selected step, in order."""
+def decide(
+    steps: Mapping[int, Step[Any]], answer: Answer, facts: Facts, options: Options, keys: Mapping[str, str]
+) -> tuple[Decision, ...]:
+    """One decision for each selected step, in order. `keys` are those of all steps, by name."""
     made: dict[str, Decision] = {}
     acting = False
     for index, step in steps.items():
         seen = answer.steps.get(index, Probed())
-        decision = _decide(index, step, seen, _Known(facts, answer.journal, answer.volatile.boot, options, made))
+        decision = _decide(index, step, seen, _Known(facts, answer.journal, answer.volatile.boot, options, keys, made))
         # A guard that does not hold may hold once an earlier step has run.
         if acting and decision.status is Status.SKIPPED and not decision.final:
             decision = Decision(index, step, Status.UNKNOWN, reason="an earlier step may change its condition")
@@ -112,6 +137,7 @@ class _Known:
     journal: Journal
     boot: str  # the guest's boot id
     options: Options
+    keys: Mapping[str, str]  # of all steps, by name
     earlier: Mapping[str, Decision]
 
 
@@ -134,8 +160,8 @@ def _decide(index: int, step: Step[Any], seen: Probed, known: _Known) -> Decisio
         return Decision(index, step, Status.WOULD_CHANGE, changes, _why(step, known.journal), _diff(step, seen, known))
     for reason, holds in (
         ("it is forced", forced),
-        ("`when: always`", spec.when is When.ALWAYS),
-        ("it has not run since this boot", spec.when is When.BOOT and (not receipt or receipt.boot != known.boot)),
+        ("`when: always`", step.kind.action and spec.when is When.ALWAYS),
+        ("it has not run since this boot", _is_due_at_boot(step, receipt, known.boot)),
         ("an earlier run was cut off in it", known.journal.is_pending(step.key)),
     ):
         if holds:
@@ -143,11 +169,14 @@ def _decide(index: int, step: Step[Any], seen: Probed, known: _Known) -> Decisio
     return _triggered(index, step, known)
 
 
+def _is_due_at_boot(step: Step[Any], receipt: Receipt | None, boot: str) -> bool:
+    return step.kind.action and step.spec.when is When.BOOT and (receipt is None or receipt.boot != boot)
+
+
 def _guard(step: Step[Any], known: _Known) -> str:
     """Why the step is left out on any account, by what can be known without looking; "" when it is not."""
     spec, facts = step.spec, known.facts
-    asked_for = step.name in known.options.only or set(spec.tags) & set(known.options.tags)
-    if spec.when is When.MANUAL and not asked_for:
+    if spec.when is When.MANUAL and not is_asked_for(step, known.options):
         return "it is manual; ask for it by --only or --tag"
     for name, actual in (("arch", facts.arch), ("os", facts.os)):
         asked = spec.condition.get(name)
@@ -158,17 +187,18 @@ def _guard(step: Step[Any], known: _Known) -> str:
 
 
 def _triggered(index: int, step: Step[Any], known: _Known) -> Decision:
-    if not step.kind.restarts:
-        return Decision(index, step, Status.SAME)
+    owed = step.spec.when is When.ONCE and step.key not in known.journal.receipts
+    if not step.restarts:
+        return Decision(index, step, Status.SAME, owed=owed)
     needed = [known.earlier[name] for name in step.spec.needs if name in known.earlier]
     for status in (Status.WOULD_CHANGE, Status.UNKNOWN):
         for other in needed:
             if other.status is status:
                 return Decision(index, step, status, reason=f"it needs {other.step.name}")
     for name in step.spec.needs:
-        if known.journal.is_triggered(step.key, (journal_key(name),)):
+        if name in known.keys and known.journal.is_triggered(step.key, (known.keys[name],)):
             return Decision(index, step, Status.WOULD_CHANGE, reason=f"{name} has changed since")
-    return Decision(index, step, Status.SAME)
+    return Decision(index, step, Status.SAME, owed=owed)
 
 
 def _why(step: Step[Any], journal: Journal) -> str:

@@ -14,7 +14,7 @@ class Listener(Protocol):
 
     def begin(self, index: int, seen: Seen) -> None: ...
 
-    def output(self, index: int, seen: Seen, data: bytes) -> None: ...
+    def output(self, index: int, seen: Seen, text: str) -> None: ...
 
     def tick(self, index: int, seen: Seen) -> None: ...
 
@@ -97,9 +97,9 @@ class Progress:
         if self.current is None:
             return
         step = self.steps[self.current]
-        step.add(data)
+        text = step.add(data)
         if self._listener:
-            self._listener.output(self.current, step, data)
+            self._listener.output(self.current, step, text)
 
     def _end(self, index: int, words: tuple[str, ...]) -> None:
         step = self.steps.setdefault(index, Seen())

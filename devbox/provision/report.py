@@ -1,15 +1,18 @@
 """What came out of a provisioning: values, and the words that people read."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 
 from devbox import ui
+from devbox.config.model import StepSpec
 from devbox.provision.plan import Decision, Status
 from devbox.provision.seen import Seen
 from devbox.provision.step import Change, Step, difference
 
 _MARKS = {Status.WOULD_CHANGE: "~", Status.UNKNOWN: "?", Status.SKIPPED: "-", Status.SAME: "="}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PLAIN = frozenset({"type", "mode", "owner", "group", "sha256", "state", "done"})
 _ORDER = (
     (Status.SAME, "same"),
     (Status.CHANGED, "changed"),
@@ -39,6 +42,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
     preview: bool = False
     seconds: float = 0.0  # from the first look to the last receipt
+    followed: bool = False  # somebody else's run came first, and may have changed anything
 
     def count(self, status: Status) -> int:
         return sum(outcome.status == status for outcome in self.outcomes)
@@ -69,7 +73,7 @@ def of_decision(decision: Decision, status: Status | None = None) -> Outcome:
         spec.name,
         spec.kind,
         status or decision.status,
-        changes=decision.changes,
+        changes=_shown_of(spec, decision.changes),
         reason=decision.reason,
         diff=decision.diff,
     )
@@ -85,15 +89,28 @@ def of_run(decision: Decision, seen: Seen, desired: tuple[tuple[str, str], ...])
     if status is Status.FAILED:
         reason = failure(decision.step, seen, desired)
     elif status is Status.SKIPPED:
-        reason = seen.reason or decision.reason or f"`{spec.condition.get('test', '')}` does not succeed"
+        test = spec.condition.get("test")
+        reason = seen.reason or (f"`{test}` does not succeed" if test else decision.reason)
+    changes = _shown_of(spec, changes)
     return Outcome(spec.name, spec.kind, status, seen.seconds, changes, reason, decision.diff, acted=True)
+
+
+def _shown_of(spec: StepSpec, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """Of a sensitive step, the digests of what might be the content."""
+    if not spec.sensitive:
+        return changes
+
+    def hidden(value: str | None) -> str | None:
+        return value if value is None else hashlib.sha256(value.encode()).hexdigest()
+
+    return tuple(one if one.field in _PLAIN else Change(one.field, hidden(one.old), hidden(one.new)) for one in changes)
 
 
 def failure(step: Step[object], seen: Seen, desired: tuple[tuple[str, str], ...]) -> str:
     """Why a step counts as failed, in words."""
     match seen.result:
         case "here":
-            return seen.reason
+            return "it failed" if step.spec.sensitive else seen.reason
         case "timeout":
             return f"it was stopped after its time limit of {ui.duration(step.spec.timeout or 0)}"
         case "receipt":

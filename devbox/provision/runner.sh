@@ -125,7 +125,7 @@ act() {
   if is_same; then was_same=1; fi
   printf '%s\n' "$change" >"$journal/$key.pending"
   log=$logs/$slug.log
-  if [ -n "$sensitive" ]; then log=/dev/null
+  if [ -n "$sensitive" ]; then rm -f "$log"; log=/dev/null
   elif [ -n "$secret_names" ]; then : >"$log"; log=$run/$slug.log; fi
   : >"$log"
   frame begin "$index" "$log" "$name"
@@ -150,12 +150,9 @@ act() {
   look
   if ! is_same; then state_section after; result=differs; finish failed; return; fi
   if [ -n "$was_same" ] && [ -z "$action$triggered$pending" ]; then
-    unchanged=1 change=${own_change:-$change}
-    if [ "$when" != boot ]; then
-      spent="$spent $journal/$key.pending"
-      finish same
-      return
-    fi
+    spent="$spent $journal/$key.pending"
+    finish same
+    return
   fi
   if ! record; then result=receipt; finish failed
   elif [ -n "$unchanged" ]; then finish same
@@ -173,10 +170,17 @@ step() {
   if [ "$when" = once ] && [ -n "$recorded" ] && [ -z "$force" ]; then finish same; return; fi
   look
   if [ $seen = 10 ]; then state_section before; finish skipped; return; fi
-  if ! is_same || [ -n "$force$triggered" ] || [ "$when" = always ]; then act; return; fi
-  if [ "$when" = boot ] && [ "$booted" != "$boot" ]; then act; return; fi
-  if [ -z "$pending" ]; then finish same; return; fi
-  if [ -n "$action" ]; then act; return; fi
-  change=$id.$index
-  if record; then finish changed; else result=receipt; finish failed; fi
+  # What was cut off may have done a part of its work only, and the state may show no more than that part.
+  if ! is_same || [ -n "$force$triggered$pending" ] || is_due; then act; return; fi
+  if [ "$when" = once ] && [ -z "$recorded" ]; then
+    change=$id.$index
+    record || { result=receipt; finish failed; return; }
+  fi
+  finish same
+}
+
+# A state is read in each run anyway; only what goes by its receipt is due again by the clock of `when`.
+is_due() {
+  [ -n "$action" ] || return 1
+  case $when in always) ;; boot) [ "$booted" != "$boot" ] ;; *) return 1 ;; esac
 }

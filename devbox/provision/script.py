@@ -74,7 +74,7 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         "needs": " ".join(keys[name] for name in spec.needs if name in keys),
         "force": "1" if planned.force else "",
         "action": "1" if step.kind.action else "",
-        "restarts": "1" if step.kind.restarts else "",
+        "restarts": "1" if step.restarts else "",
         "sensitive": "1" if spec.sensitive else "",
         "ours": "1" if action.prelude else "",
         "secret_names": " ".join(step.secrets),
@@ -87,7 +87,7 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         work = "inside"
     return "".join((
         shell.step_words(words),
-        shell.environment(run, step.spec.env),
+        shell.environment(run, step.spec.env, ours=action.prelude),
         f"condition() {{ {f'guard {quote(step.user)} {quote(test)}' if test else ':'}; }}\n",
         f"load() {{\n{shell.load(step.kind.reads(step.options))}\n}}\n",
         f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",

@@ -103,14 +103,22 @@ def together(all_reads: Iterable[Reads]) -> Reads:
     )
 
 
-def environment(run: Run, own: Mapping[str, str]) -> str:
+def environment(run: Run, own: Mapping[str, str], *, ours: bool = False) -> str:
+    """The function that exports what the Devboxfile says. A script of `ours` keeps its own names and search path."""
     pairs = {
         "DEBIAN_FRONTEND": "noninteractive",
         **run.env,
         **own,
     }
+    if ours:
+        pairs = {name: value for name, value in pairs.items() if name.endswith("_proxy") or _is_foreign(name)}
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in pairs.items())
     return f"environment() {{\n{exports}:\n}}\n"
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether no script of ours uses the name: ours are in small letters, but for what the shell itself knows."""
+    return name.isupper() and name not in {"PATH", "IFS", "ENV", "CDPATH", "HOME", "USER", "LOGNAME", "SHELL", "LC_ALL"}
 
 
 def one_line(text: str) -> str:

@@ -130,7 +130,8 @@ class Kind(Generic[O]):
     in_guest: Callable[[O], bool] = lambda options: False  # noqa: ARG005 - with these options, `apply` after all
     revision: int = 1  # raised when the same options come to mean something else
     action: bool = False  # it does something rather than describe a state: the receipt tells whether it is done
-    restarts: bool = False  # it acts when something that it needs has changed
+    restarts: bool = False  # it acts when something that it needs has changed …
+    guarded: Callable[[O], bool] = lambda options: False  # noqa: ARG005 - … but with these options only if it says so
     as_login_user: bool = False
 
 
@@ -144,6 +145,7 @@ class Step(Generic[O]):
     user: str
     secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)  # name → value
     seals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # name → keyed digest of the value
+    stands_for: str = ""  # the digest of the step in whose place this one is
 
     @property
     def name(self) -> str:
@@ -151,7 +153,13 @@ class Step(Generic[O]):
 
     @property
     def key(self) -> str:
-        return journal.key(self.spec.name)
+        """Its file in the journal."""
+        return journal.key(self.spec.identity or self.spec.name)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it acts when something that it needs has changed."""
+        return self.kind.restarts and not self.kind.guarded(self.options)
 
     def desired(self, facts: Facts) -> State:
         """The state asked for; that of an action is to be done in just this version of it."""
@@ -161,6 +169,8 @@ class Step(Generic[O]):
 
     def digest(self, facts: Facts) -> str:
         """Identity of what is asked, for receipts and layers: not its name, nor when or how often it is tried."""
+        if self.stands_for:
+            return self.stands_for
         value = {
             "schema": SCHEMA,
             "kind": self.spec.kind,

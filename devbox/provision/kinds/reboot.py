@@ -86,4 +86,13 @@ def _boot_id(guest: "Guest") -> str:
     return guest.run(_BOOT_ID, timeout=30).stdout.decode(errors="replace").strip()
 
 
-KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply, host=host, action=True, restarts=True)
+KIND = Kind(
+    parse=parse,
+    probe=probe,
+    desired=desired,
+    apply=apply,
+    host=host,
+    action=True,
+    restarts=True,
+    guarded=lambda reboot: bool(reboot.condition),
+)

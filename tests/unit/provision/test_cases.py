@@ -81,7 +81,7 @@ def test_case(path: Path, tmp_path: Path) -> None:
     actual = case["actual"]
     probed = Probed(None if actual is None else parse_state(filled("\n".join(actual))), case.get("inapplicable", ""))
     answer = Answer({}, Volatile(), Journal(receipts, {}), "", {0: probed})
-    (decision,) = decide({0: step}, answer, facts, Options())
+    (decision,) = decide({0: step}, answer, facts, Options(), {step.name: step.key})
     assert [[c.field, c.old, c.new] for c in decision.changes] == [
         [field, *(None if value is None else filled(value) for value in values)]
         for field, *values in expect["difference"]
