@@ -64,12 +64,13 @@ def carry_out(
     context = context_of(project, record, seen, slowdown=slowdown)
     try:
         report = apply.provision(guest, all_steps(replace(project, machine=context.machine), mounts), context, chosen)
-    except DevboxError as trouble:
+    except DevboxError as lost:
+        trouble = _told_by_the_machine(lost, record)
         if trouble.exit_code is ExitCode.FAILED:
             outcome.remember(record, summary=trouble.message, ok=False)
         fs.append_event(record.dir.log, event="provision", error=trouble.id, message=trouble.message)
         openssh.drop_control(record.dir.ssh_config, openssh.host_alias(record.name))  # what was done may be new groups
-        raise
+        raise trouble from lost
     if not chosen.check:
         outcome.remember(record, summary=report.summary, ok=report.ok)
         fs.append_event(record.dir.log, event="provision", outcome=report.summary)
@@ -79,6 +80,21 @@ def carry_out(
             openssh.drop_control(record.dir.ssh_config, host)
         openssh.warm_control(record.dir.ssh_config, host, record.dir.runtime)
     return report
+
+
+def _told_by_the_machine(trouble: DevboxError, record: Record) -> DevboxError:
+    """A connection that is lost since the machine has ended is another trouble: nothing goes on in there."""
+    if trouble.id != "provision.connection-lost":
+        return trouble
+    now = lifecycle.observe(record)
+    if now.state is lifecycle.State.RUNNING:
+        return trouble
+    return DevboxError(
+        "provision.killed",
+        f"The machine has ended under the steps: it is {now.state}{f' ({now.reason})' if now.reason else ''}.",
+        hint="`devbox up` starts it again and resumes where it stood.",
+        details=trouble.details,
+    )
 
 
 def context_of(project: Project, record: Record, seen: Observation, *, slowdown: float) -> Context:

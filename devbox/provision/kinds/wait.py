@@ -110,7 +110,11 @@ look_url() {
     said=$(wget -S -O /dev/null -T "$limit" "$target" 2>&1) || :
     saw='it gives no answer'
     case $said in *HTTP/[0-9]*) status=${said#*HTTP/[0-9]} status=${status#* } status=${status%"${status#???}"} ;; esac
-  else unable='A URL needs curl or wget in this guest, and neither is there; an earlier step can install one: `packages: [curl]`.' saw=$unable; return 1; fi
+  else
+    unable='A URL needs curl or wget in this guest, and neither is there; an earlier step can install one: packages: [curl].'
+    saw=$unable
+    return 1
+  fi
   [ -n "$status" ] || return 1
   saw="it answers with status $status"
   for pattern in $statuses; do

@@ -317,7 +317,8 @@ def test_wait_for_a_url_with_nothing_to_ask_by(guest: FakeGuest, project: Path) 
     alone = Alone(guest, project, "wait", {"url": "http://box/"})
     alone.head += "have() { false; }\n"
     done = alone.apply()
-    assert (done.returncode, done.stderr) == (1, "A URL needs curl or wget in this guest, and neither is there.\n")
+    assert done.returncode == 1
+    assert done.stderr.startswith("A URL needs curl or wget in this guest, and neither is there;")
 
 
 def test_wait_for_a_command(guest: FakeGuest) -> None:
