@@ -70,7 +70,7 @@ def folder(root: Path, source: str) -> Path:
     """A folder of the project. Raises `step.invalid` when it is missing, outside or no folder."""
     path = _inside(root, source)
     if not path.is_dir():
-        raise invalid(f"{source} is not a folder")
+        raise invalid(f"{source} is not a folder; `file` is for a single one")
     return path
 
 

@@ -48,4 +48,15 @@ def _environment() -> "SandboxedEnvironment":
     from jinja2 import StrictUndefined  # noqa: PLC0415 - 60 ms that a file without templates does not need
     from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
 
-    return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+    return SandboxedEnvironment(  # noqa: S701
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_printable
+    )
+
+
+def _printable(value: Any) -> Any:
+    """Python's own form of a mapping or a list is never what a file wants."""
+    if isinstance(value, Mapping):
+        raise ValueError(f"a mapping has no text of its own; take one of {', '.join(map(str, value))}, or `| tojson`")
+    if isinstance(value, list | tuple):
+        raise ValueError("a list has no text of its own; write `| join(' ')` or `| tojson`")
+    return value

@@ -67,7 +67,9 @@ runs() { [ "$(probe_service "$name" yes '')" = active=yes ]; }
 case $init in
   systemd)
     load_units "$name"
-    find_unit "$name" && unit_property NeedDaemonReload && [ "$value" != yes ] || systemctl daemon-reload
+    # A folder of drop-ins that is new since systemd listed its folders does not make it say NeedDaemonReload.
+    [ -z "$triggered" ] && [ ! -d "/etc/systemd/system/$name.d" ] && find_unit "$name" &&
+      unit_property NeedDaemonReload && [ "$value" != yes ] || systemctl daemon-reload
     # Each of these takes seconds under emulation, needed or not.
     case $(probe_service "$name" '' "$enabled") in
       "enabled=$enabled") ;;

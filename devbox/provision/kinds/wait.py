@@ -111,7 +111,7 @@ look_url() {
     saw='it gives no answer'
     case $said in *HTTP/[0-9]*) status=${said#*HTTP/[0-9]} status=${status#* } status=${status%"${status#???}"} ;; esac
   else
-    unable='A URL needs curl or wget in this guest, and neither is there; an earlier step can install one: packages: [curl].'
+    unable='A URL needs curl or wget in this guest, and neither is there; add `packages: [curl]` before.'
     saw=$unable
     return 1
   fi

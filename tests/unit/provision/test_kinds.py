@@ -212,6 +212,13 @@ def test_service_reload_and_new_unit_files(systemd: FakeGuest, project: Path) ->
     assert done == ["daemon-reload", "reload-or-restart app.service"]
 
 
+def test_service_sees_a_first_drop_in_that_systemd_does_not(systemd: FakeGuest, project: Path) -> None:
+    systemd.path("units/app.service").write_text("active=active\nenabled=enabled\nreload=no\n")
+    alone = Alone(systemd, project, "service", "app")
+    alone.apply(triggered=True)
+    assert systemd.path("units.log").read_text().splitlines() == ["daemon-reload", "restart app.service"]
+
+
 @pytest.mark.parametrize(
     ("unit", "expected"),
     [
