@@ -7,27 +7,83 @@ It knows a value by the forms in which programs print it, and whoever shows or k
 import base64
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 LEAST = 4  # characters; what is shorter stands in every other text, so it cannot be taken out of any
 _LEAST_LINE = 6  # of a value's single lines: `EOF` and `}` are no secrets
+_HEAD = 4  # bytes by which a place is told where a form may begin
 _WIDTHS = (64, 76)  # at which OpenSSL and base64 break their lines
 _HELD = 1 << 20  # bytes that a stream keeps back at most; only a value that repeats itself without end comes there
 
 T = TypeVar("T")
 Forms = tuple[tuple[bytes, bytes], ...]  # a form and what stands in for it, the longest form first
 
+
+class _Known:
+    """Forms in such an order that those at a place are found without a look at each: a key has a thousand lines."""
+
+    def __init__(self, found: Mapping[bytes, bytes]) -> None:
+        self.masks = found
+        self.longest = max(map(len, found), default=0)
+        self._forms = sorted(found)
+        # For each form the longest other one that it begins with, or -1. They lie before it, one within the other.
+        self._within: list[int] = []
+        for at, form in enumerate(self._forms):
+            shorter = at - 1
+            while shorter >= 0 and not form.startswith(self._forms[shorter]):
+                shorter = self._within[shorter]
+            self._within.append(shorter)
+        self._head = min(_HEAD, *map(len, found)) if found else 0
+        self._heads = frozenset(form[: self._head] for form in found)
+        letters = (sorted({head[at] for head in self._heads}) for at in range(self._head))
+        self._likely = re.compile(b"(?=%s)" % b"".join(b"[%s]" % b"".join(map(_code, one)) for one in letters))
+
+    def __bool__(self) -> bool:
+        return bool(self.masks)
+
+    def at(self, shown: bytes, start: int) -> bytes:
+        """The longest form that stands there; empty if none does."""
+        rest = shown[start : start + self.longest]
+        at = bisect_right(self._forms, rest) - 1
+        while at >= 0 and not rest.startswith(self._forms[at]):
+            at = self._within[at]
+        return self._forms[at] if at >= 0 else b""
+
+    def begun(self, shown: bytes, start: int) -> bool:
+        """Whether all that stands from there on is the beginning of a form, and not a whole one."""
+        rest = shown[start:]
+        at = bisect_right(self._forms, rest)
+        return at < len(self._forms) and self._forms[at].startswith(rest)
+
+    def places(self, shown: bytes, start: int = 0) -> Iterator[int]:
+        """Where a form may begin that is not cut off within its first letters."""
+        for found in self._likely.finditer(shown, start):
+            at = found.start()
+            if shown[at : at + self._head] in self._heads:
+                yield at
+
+    def torn_places(self, shown: bytes) -> range:
+        """Where it may begin and be cut off so."""
+        return range(max(0, len(shown) - self._head + 1), len(shown))
+
+
+def _code(byte: int) -> bytes:
+    return b"\\x%02x" % byte
+
+
 _installed: dict[bytes, bytes] = {}
-_forms: Forms = ()
+_known = _Known({})
 
 
 def install(values: Mapping[str, str]) -> None:
     """From now on these values, by their names, are taken out of everything that this process shows or keeps."""
-    global _forms  # noqa: PLW0603 - one filter for the whole process is the point: nobody can forget to be handed it
+    global _known  # noqa: PLW0603 - one filter for the whole process is the point: nobody can forget to be handed it
     _installed.update(forms(values))
-    _forms = _sorted(_installed)
+    _known = _Known(dict(_installed))
 
 
 def forms(values: Mapping[str, str]) -> Forms:
@@ -36,28 +92,23 @@ def forms(values: Mapping[str, str]) -> Forms:
     for name, value in values.items():
         for form in _forms_of(value):
             found.setdefault(form, f"‹{name}›".encode())
-    for form, mask in found.items():
-        if any(other in mask for other in found):
-            found[form] = b"***"
-    return _sorted(found)
-
-
-def _sorted(found: Mapping[bytes, bytes]) -> Forms:
-    return tuple(sorted(found.items(), key=lambda item: (-len(item[0]), item[0])))
+    telling = {mask for mask in set(found.values()) if any(form in mask for form in found)}
+    shown = {form: b"***" if mask in telling else mask for form, mask in found.items()}
+    return tuple(sorted(shown.items(), key=lambda item: (-len(item[0]), item[0])))
 
 
 def text(shown: str) -> str:
-    return data(shown.encode(errors="surrogatepass")).decode(errors="surrogatepass") if _forms else shown
+    return data(shown.encode(errors="surrogatepass")).decode(errors="surrogatepass") if _known else shown
 
 
 def data(shown: bytes) -> bytes:
-    return _masked(shown, _spans(shown, _forms))
+    return _masked(shown, _spans(shown, _known))
 
 
 def value(shown: T) -> T:
     """The same value of dicts, lists, tuples and text, with every text in it filtered."""
     made: Any = shown
-    if not _forms:
+    if not _known:
         return shown
     if isinstance(shown, str):
         made = text(shown)
@@ -75,11 +126,11 @@ class Stream:
         self._held = b""
 
     def feed(self, shown: bytes) -> bytes:
-        if not _forms:
+        if not _known:
             return shown
         self._held += shown
-        spans = _spans(self._held, _forms)
-        cut = _begun(self._held, _forms) if len(self._held) < _HELD else len(self._held)
+        spans = _spans(self._held, _known)
+        cut = _begun(self._held, _known) if len(self._held) < _HELD else len(self._held)
         cut = next((start for start, end, _ in spans if start < cut < end), cut)
         out = _masked(self._held[:cut], [span for span in spans if span[1] <= cut])
         self._held = self._held[cut:]
@@ -91,20 +142,18 @@ class Stream:
         return data(held)
 
 
-def _spans(shown: bytes, known: Forms) -> list[tuple[int, int, bytes]]:
+def _spans(shown: bytes, known: _Known) -> list[tuple[int, int, bytes]]:
     """Where forms stand, those that overlap as one: begin, end and what stands in for them."""
-    found = []
-    for form, mask in known:
-        start = shown.find(form)
-        while start >= 0:
-            found.append((start, start + len(form), mask))
-            start = shown.find(form, start + 1)
     merged: list[tuple[int, int, bytes]] = []
-    for start, end, mask in sorted(found, key=lambda span: (span[0], -span[1])):
+    for start in known.places(shown) if known else ():
+        form = known.at(shown, start)
+        if not form:
+            continue
+        end = start + len(form)
         if merged and start < merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
         else:
-            merged.append((start, end, mask))
+            merged.append((start, end, known.masks[form]))
     return merged
 
 
@@ -116,23 +165,18 @@ def _masked(shown: bytes, spans: list[tuple[int, int, bytes]]) -> bytes:
     return b"".join((*parts, shown[at:]))
 
 
-def _begun(shown: bytes, known: Forms) -> int:
+def _begun(shown: bytes, known: _Known) -> int:
     """The first place from which on the end of `shown` may be the beginning of a form; its length if there is none."""
-    found = len(shown)
-    for form, _ in known:
-        start = shown.find(form[:1], max(0, len(shown) - len(form) + 1), found)
-        while start >= 0:
-            if form.startswith(shown[start:]):
-                found = start
-                break
-            start = shown.find(form[:1], start + 1, found)
-    return found
+    first = max(0, len(shown) - known.longest + 1)
+    places = chain(known.places(shown, first), known.torn_places(shown))
+    return next((start for start in places if known.begun(shown, start)), len(shown))
 
 
 def _forms_of(whole: str) -> Iterator[bytes]:
     printed = _printed(whole).replace("\0", "")
     lines = [line.strip() for line in (*whole.splitlines(), *printed.splitlines())]
-    for one in (whole, whole.strip(), printed, *(line for line in lines if len(line) >= _LEAST_LINE)):
+    parts = (whole, whole.strip(), printed, *(line for line in lines if len(line) >= _LEAST_LINE))
+    for one in dict.fromkeys(parts):
         if len(one) < LEAST:
             continue
         yield from (spelling.encode() for spelling in _spellings(one))

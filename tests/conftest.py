@@ -23,6 +23,6 @@ def devbox_dirs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(redact, "_installed", {})
-    monkeypatch.setattr(redact, "_forms", ())
+    monkeypatch.setattr(redact, "_known", redact._Known({}))
     yield home
     shutil.rmtree(runtime, ignore_errors=True)

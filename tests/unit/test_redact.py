@@ -129,6 +129,53 @@ def test_no_value_comes_through_a_stream_in_pieces(value: str, data: st.DataObje
     assert value.encode() not in out.replace(mask.encode(), b"|") or value in mask
 
 
+def spans_by_trying(shown: bytes, forms: dict[bytes, bytes]) -> list[tuple[int, int, bytes]]:
+    """Where forms stand, by a look for each at each place."""
+    found = [
+        (at, at + len(form), mask)
+        for form, mask in forms.items()
+        for at in range(len(shown))
+        if shown.startswith(form, at)
+    ]
+    merged: list[tuple[int, int, bytes]] = []
+    for start, end, mask in sorted(found, key=lambda span: (span[0], -span[1])):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
+        else:
+            merged.append((start, end, mask))
+    return merged
+
+
+few = st.lists(st.sampled_from([b"a", b"b", b"\n", b"]", b"\xff"]), min_size=1, max_size=9).map(b"".join)
+
+
+@given(st.dictionaries(few, st.sampled_from([b"1", b"2"]), min_size=1, max_size=12), st.lists(few).map(b"".join))
+def test_forms_are_found_wherever_they_stand_or_begin(forms: dict[bytes, bytes], shown: bytes) -> None:
+    known = redact._Known(forms)
+    assert redact._spans(shown, known) == spans_by_trying(shown, forms)
+    begins = [at for at in range(len(shown)) if any(f != shown[at:] and f.startswith(shown[at:]) for f in forms)]
+    assert redact._begun(shown, known) == min(begins, default=len(shown))
+
+
+def test_a_long_value_is_looked_for_in_few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key's bundle has thousands of forms; what costs a look at each, for each line or each other, takes minutes."""
+    lines = [base64.b64encode(bytes((number * 7 + at) % 251 for at in range(36))).decode() for number in range(1300)]
+    value = "\n".join(f"{number:05} {line}" for number, line in enumerate(lines))
+    redact.install({"BUNDLE": value})
+    looks = 0
+    look = redact._Known.at
+
+    def counted(known: redact._Known, shown: bytes, start: int) -> bytes:
+        nonlocal looks
+        looks += 1
+        return look(known, shown, start)
+
+    monkeypatch.setattr(redact._Known, "at", counted)
+    assert redact.text("Get:1 http://deb.debian.org/debian bookworm/main amd64 Packages [8,792 kB]\n" * 100)
+    assert looks < 1000
+    assert redact.text(f"<{value}>") == "<‹BUNDLE›>"
+
+
 def test_a_stream_keeps_nothing_back_that_cannot_be_a_value() -> None:
     redact.install({"KEY": KEY, "NAME": "hunter2"})
     stream = redact.Stream()

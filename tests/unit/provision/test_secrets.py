@@ -409,7 +409,7 @@ def test_who_joins_a_run_sees_its_output_without_them(
         go(spec)
     # As another process would be: it knows no value, since it was asked for other steps only.
     monkeypatch.setattr(redact, "_installed", {})
-    monkeypatch.setattr(redact, "_forms", ())
+    monkeypatch.setattr(redact, "_known", redact._Known({}))
     said: list[bytes] = []
     run = guest.run
 
