@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devbox import fs, paths, proc
+from devbox import fs, paths, proc, redact
 from devbox.config import trust
 from devbox.config.host_code import Code
 from devbox.errors import DevboxError
@@ -97,10 +97,10 @@ def _in(private: Path, program: Path, play: Play, side: HostSide) -> HostResult:
     env = {**_environment(private, folder), **side.spec.env, **side.secrets}
     if play.requirements:
         env |= _installed(program.with_name("ansible-galaxy"), play, side, env, project)
-    tail = bytearray()
+    tail, said = bytearray(), redact.Stream()  # without secrets before it is cut, or a part of one would be left
 
     def output(data: bytes) -> None:
-        tail.extend(data)
+        tail.extend(said.feed(data))
         del tail[:-_TAIL]
         side.output(data)
 
@@ -114,7 +114,7 @@ def _in(private: Path, program: Path, play: Play, side: HostSide) -> HostResult:
         project / play.main,
     )
     status = proc.follow(argv, cwd=folder, env=env, on_output=output, timeout=side.spec.timeout)
-    return _result(private / "stats", status, tail.decode(errors="replace"))
+    return _result(private / "stats", status, (tail + said.end()).decode(errors="replace"))
 
 
 def _environment(private: Path, folder: Path) -> dict[str, str]:
@@ -196,7 +196,7 @@ def _result(stats: Path, status: int, tail: str) -> HostResult:
 
 
 def _failure(failed: Mapping[str, str], *, unreachable: bool) -> str:
-    message = str(failed["message"]).strip()
+    message = redact.text(str(failed["message"])).strip()
     if unreachable:
         # SSH ends with what is the matter, after any warnings.
         return f"Ansible does not reach the machine: {message.splitlines()[-1] if message else 'it says no more'}"
@@ -207,7 +207,7 @@ def _failure(failed: Mapping[str, str], *, unreachable: bool) -> str:
 
 
 def _complaint(tail: str) -> str:
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    lines = [line.strip() for line in redact.text(tail).splitlines() if line.strip()]
     return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "it said nothing")[:300]
 
 

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType, ModuleType
 from typing import Any
 
+from devbox import redact
 from devbox.config.host_code import Code
 from devbox.errors import DevboxError
 from devbox.provision.step import HostSide
@@ -62,7 +63,8 @@ def _failed(code: Code, root: Path, trouble: BaseException) -> DevboxError:
     if result is not None and hasattr(result, "command") and hasattr(result, "exited"):
         said = f"the command `{result.command}` ended with status {result.exited}"
     else:
-        said = f"{type(trouble).__name__}: {' '.join(str(trouble).split())[:300]}"
+        # Without secrets before it is cut, or a part of one would be none any more.
+        said = f"{type(trouble).__name__}: {' '.join(redact.text(str(trouble)).split())[:300]}"
     lines = "".join(f"{ours[frame.filename]}:{frame.lineno}, in {frame.name}\n" for frame in frames)
     return DevboxError("provision.python", f"{where}: {said}", details=lines.rstrip())
 

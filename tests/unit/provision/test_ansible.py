@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from devbox import paths
+from devbox import paths, redact
 from devbox.config.model import StepSpec, When
 from devbox.errors import DevboxError
 from devbox.guest.openssh import Endpoint
@@ -119,6 +119,33 @@ def test_a_broken_playbook_is_told_in_ansibles_words(side: Side, project: Path) 
         side.carry_out(ansible())
     assert "no_such_module" in failure.value.message
     assert "ERROR" in failure.value.message
+
+
+def test_what_ansible_said_tells_no_part_of_a_secret(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = "tok_abcdefghijklmnopqrstuvwxyz0123456789"
+    redact.install({"TOKEN": value})
+    for before in (285, 270, 0):
+        said = "x" * before + " " + value
+        for message in (
+            playbook._failure({"task": "t", "message": said}, unreachable=False),
+            playbook._complaint(said),
+        ):
+            assert "tok_" not in message
+            assert before > 270 or "‹TOKEN›" in message
+    # Where the tail that is kept begins within one.
+    program = tmp_path / "bin/ansible-playbook"
+    program.parent.mkdir()
+    rest = playbook._TAIL - len(value) // 2 - len(" ERROR\n")
+    program.write_text(f"#!/bin/sh\nprintf '%s %0{rest}d ERROR\\n' {value} 0\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    write(project, site_yml="- hosts: all\n")
+    with pytest.raises(DevboxError) as failure:
+        Side(project, None).carry_out(ansible())
+    assert "status 3" in failure.value.message
+    assert value[-12:] not in failure.value.message
 
 
 def test_a_playbook_for_other_hosts_is_no_success(side: Side, tmp_path: Path, project: Path) -> None:

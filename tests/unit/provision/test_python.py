@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from devbox import redact
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError
 from devbox.provision.apply import Options, provision
@@ -111,6 +112,18 @@ def test_a_failure_names_the_line_of_the_file(side: Side, project: Path, body: s
         side.carry_out(task(project, text))
     assert failure.value.id == "provision.python"
     assert failure.value.message.startswith(said)
+
+
+@pytest.mark.parametrize("value", ["tok_abcdefghijklmnopqrstuvwxyz0123456789", "two  words\tand more"])
+def test_a_failure_tells_no_part_of_a_secret(side: Side, project: Path, value: str) -> None:
+    redact.install({"TOKEN": value})
+    for before in (285, 270, 0):
+        text = f"def setup(c):\n    raise ValueError({'x' * before + ' ' + value!r})\n"
+        with pytest.raises(DevboxError) as failure:
+            side.carry_out(task(project, text))
+        said = failure.value.message
+        assert value[:5] not in said
+        assert before > 270 or "‹TOKEN›" in said
 
 
 def test_leaving_with_success_is_success(side: Side, project: Path) -> None:
