@@ -18,7 +18,7 @@ from typing import Any
 from devbox import fs, paths, proc, redact
 from devbox.config import trust
 from devbox.config.host_code import Code
-from devbox.errors import DevboxError
+from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
 from devbox.guest.openssh import Endpoint
 from devbox.provision.step import HostResult, HostSide
@@ -191,6 +191,7 @@ def _result(stats: Path, status: int, tail: str) -> HostResult:
         raise DevboxError(
             "provision.ansible",
             "No play of the playbook is for this machine: look at its `hosts`, and at `groups` in the Devboxfile.",
+            exit_code=ExitCode.USAGE,  # another attempt would find the same
         )
     return HostResult(told["changed"] > 0, f"{told['changed']} of {told['ok']} tasks changed")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from devbox import redact
 from devbox.config.host_code import Code
-from devbox.errors import DevboxError
+from devbox.errors import DevboxError, ExitCode
 from devbox.provision.step import HostSide
 
 _MAIN = "_devbox_task"
@@ -34,10 +34,9 @@ class _Late(BaseException):
 
 def call(code: Code, task: str, args: Mapping[str, Any], side: HostSide) -> Any:
     """What the task returns. Raises `provision.python` with the line of the file, and `tool.timeout`."""
-    guest: Any = side.guest  # Fabric's own, but for tests
-    with _streams(side), _surroundings(side), _modules(code, side.root) as finder:
+    with _guest(side) as guest, _streams(side), _surroundings(side), _modules(code, side.root) as finder:
         try:
-            with _limit(side.spec.timeout, side.guest.close):
+            with _limit(side.spec.timeout, guest.close):
                 return getattr(finder.load(), task)(guest.connection, **args)
         except _Late as late:
             raise DevboxError(
@@ -49,6 +48,20 @@ def call(code: Code, task: str, args: Mapping[str, Any], side: HostSide) -> Any:
             raise _failed(code, side.root, exit_) from exit_
         except Exception as trouble:  # whatever the user's code may raise
             raise _failed(code, side.root, trouble) from trouble
+
+
+@contextmanager
+def _guest(side: HostSide) -> Iterator[Any]:
+    """The guest, over a connection that lives: an earlier attempt may have ended it at its time limit."""
+    guest: Any = side.guest  # Fabric's own, but for tests
+    if getattr(guest.connection, "is_connected", True):
+        yield guest
+        return
+    again = side.connect()
+    try:
+        yield again
+    finally:
+        again.close()
 
 
 def _failed(code: Code, root: Path, trouble: BaseException) -> DevboxError:
@@ -66,7 +79,10 @@ def _failed(code: Code, root: Path, trouble: BaseException) -> DevboxError:
         # Without secrets before it is cut, or a part of one would be none any more.
         said = f"{type(trouble).__name__}: {' '.join(redact.text(str(trouble)).split())[:300]}"
     lines = "".join(f"{ours[frame.filename]}:{frame.lineno}, in {frame.name}\n" for frame in frames)
-    return DevboxError("provision.python", f"{where}: {said}", details=lines.rstrip())
+    # Another attempt would meet these again.
+    hopeless = isinstance(trouble, SyntaxError | ImportError)
+    exit_code = ExitCode.USAGE if hopeless else ExitCode.FAILED
+    return DevboxError("provision.python", f"{where}: {said}", details=lines.rstrip(), exit_code=exit_code)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ class Side:
     endpoint: Endpoint = NOWHERE
     secrets: dict[str, str] = field(default_factory=dict)
     output: bytearray = field(default_factory=bytearray)
+    connect: Callable[[], Any] | None = None
 
     def carry_out(self, spec: StepSpec, *, approved: bool = True) -> HostResult:
         (step,) = bind((spec,), self.root, "dev")
@@ -46,7 +47,7 @@ class Side:
         self.output.clear()
         side = HostSide(
             guest=self.guest,
-            connect=lambda: self.guest,
+            connect=self.connect or (lambda: self.guest),
             endpoint=self.endpoint,
             spec=spec,
             root=self.root,
@@ -69,7 +70,7 @@ def over_ssh(folder: Path, project: Path) -> Iterator[Side]:
         sshd.serve(folder, options=("Subsystem sftp internal-sftp",), programs="/usr/bin:/bin") as server,
         connection.connect(server.endpoint, 30) as guest,
     ):
-        yield Side(project, guest, server.endpoint)
+        yield Side(project, guest, server.endpoint, connect=lambda: connection.connect(server.endpoint, 30))
 
 
 def with_ansible(monkeypatch: pytest.MonkeyPatch) -> None:

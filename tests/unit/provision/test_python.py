@@ -12,7 +12,8 @@ import pytest
 
 from devbox import redact
 from devbox.config.model import StepSpec
-from devbox.errors import DevboxError
+from devbox.errors import DevboxError, ExitCode
+from devbox.guest.connection import FabricGuest
 from devbox.provision.apply import Options, provision
 from devbox.provision.bind import bind
 from tests.unit.provision.fake import FakeGuest, step
@@ -112,6 +113,7 @@ def test_a_failure_names_the_line_of_the_file(side: Side, project: Path, body: s
         side.carry_out(task(project, text))
     assert failure.value.id == "provision.python"
     assert failure.value.message.startswith(said)
+    assert failure.value.exit_code is (ExitCode.USAGE if "import nowhere" in body else ExitCode.FAILED)
 
 
 @pytest.mark.parametrize("value", ["tok_abcdefghijklmnopqrstuvwxyz0123456789", "two  words\tand more"])
@@ -294,6 +296,15 @@ def test_over_real_ssh(tmp_path: Path, project: Path) -> None:
         with pytest.raises(DevboxError) as late:
             side.carry_out(task(project, text, "hang", timeout=1.0))
         assert late.value.id == "tool.timeout"
+        # That has ended the connection, and the next attempt makes one of its own.
+        made: list[FabricGuest] = []
+        connect = side.connect
+        assert connect is not None
+        side.connect = lambda: made.append(connect()) or made[-1]  # type: ignore[func-returns-value]
+        target.unlink()
+        side.carry_out(task(project, text, args={"word": "again"}, timeout=60.0))
+        assert target.read_text() == "again"
+        assert [guest.connection.is_connected for guest in made] == [False]
 
 
 def test_fabric_is_not_needed_to_read_a_step(project: Path) -> None:
