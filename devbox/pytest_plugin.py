@@ -3,10 +3,11 @@
 Loaded into every pytest run of an environment that holds devbox, so nothing is imported or done before that.
 """
 
+import functools
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ def devbox_machine(pytestconfig: pytest.Config) -> Iterator[Any]:
     """
     keep = pytestconfig.getoption("--devbox-keep") or "PYTEST_XDIST_WORKER" in os.environ
     with _told():
-        host, shut_down = _bring_up(_project(pytestconfig))
+        host, shut_down = _bring_up(_project(pytestconfig), keep=keep)
     yield host
-    if shut_down is not None and not keep:
+    if shut_down is not None:
         with _told():
             shut_down()
 
@@ -52,14 +53,12 @@ def _project(config: pytest.Config) -> Path:
     return config.rootpath / str(config.getini("devbox_project"))
 
 
-def _bring_up(folder: Path) -> tuple[Any, Any]:
-    """The host, and what shuts its machine down again; None where it ran before."""
-    import functools
-
+def _bring_up(folder: Path, *, keep: bool) -> tuple[Any, Callable[[], None] | None]:
+    """The host, and what shuts its machine down again; None where it ran before, or is to be kept."""
     from devbox import paths
-    from devbox.commands import session
     from devbox.commands.up import bring_up
     from devbox.disk import record as records
+    from devbox.errors import DevboxError
     from devbox.guest import openssh
     from devbox.machine import lifecycle
     from devbox.machine.lifecycle import State
@@ -71,22 +70,37 @@ def _bring_up(folder: Path) -> tuple[Any, Any]:
     root = paths.find_project(folder)
     before = records.find(root)
     was_down = before is None or lifecycle.observe(before).state in {State.STOPPED, State.MISSING}
-    bring_up(root)
+    shut_down = functools.partial(_shut_down, root) if was_down and not keep else None
+    try:
+        bring_up(root)
+        record = records.find(root)
+        assert record is not None
+        # `up` has warmed a connection that is shared by our ssh_config; testinfra would make one more of its own.
+        host = testinfra.get_host(
+            f"ssh://{openssh.host_alias(record.name)}",
+            ssh_config=os.fspath(record.dir.ssh_config),
+            controlpersist=0,
+            timeout=60,
+        )
+    except BaseException:
+        if shut_down is not None:
+            with suppress(DevboxError):  # the first trouble is what is to be told
+                shut_down()
+        raise
+    return host, shut_down
+
+
+def _shut_down(root: Path) -> None:
+    """There may be no machine, or it may not have started."""
+    from devbox.commands import session
+    from devbox.disk import record as records
+    from devbox.machine import lifecycle
+
     record = records.find(root)
-    assert record is not None
-
-    def shut_down() -> None:
-        with records.locked(record):
-            lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
-
-    # `up` has warmed a connection that is shared by our ssh_config; testinfra would make one more of its own.
-    host = testinfra.get_host(
-        f"ssh://{openssh.host_alias(record.name)}",
-        ssh_config=os.fspath(record.dir.ssh_config),
-        controlpersist=0,
-        timeout=60,
-    )
-    return host, shut_down if was_down else None
+    if record is None:
+        return
+    with records.locked(record):
+        lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
 
 
 @contextmanager

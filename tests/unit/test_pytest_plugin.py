@@ -9,6 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from devbox import pytest_plugin
+from devbox.disk.record import Record
+from devbox.errors import DevboxError
+from devbox.machine import lifecycle
+from devbox.machine.lifecycle import Observation, State
+from tests.unit.disk import machines
+
 ROOT = Path(__file__).parent.parent.parent
 REGISTERED = any(one.name == "devbox" for one in importlib.metadata.entry_points(group="pytest11"))
 PLUGIN = () if REGISTERED else ("-p", "devbox.pytest_plugin")  # where devbox was not installed, only put on the path
@@ -58,6 +65,46 @@ def test_trouble_is_told_in_words(tmp_path: Path) -> None:
         assert status == 1
         assert f"There is no Devboxfile in {tmp_path / folder} or above it." in said
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("was", [State.STOPPED, State.RUNNING])
+@pytest.mark.parametrize("trouble", [DevboxError("provision.failed", "The step failed."), KeyboardInterrupt(), None])
+def test_a_machine_that_was_down_is_down_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException | None, was: State, *, keep: bool
+) -> None:
+    """Also where it was started, and then a step failed."""
+    pytest.importorskip("testinfra")
+    record, _ = machines.record(tmp_path)
+    (record.project / "Devboxfile").touch()
+    state = [was]
+
+    def bring_up(folder: Path) -> None:
+        assert folder == record.project
+        state.append(State.RUNNING)
+        if trouble:
+            raise trouble
+
+    def halt(of: Record, **_: object) -> None:
+        assert of.id == record.id
+        state.append(State.STOPPED)
+        if trouble:
+            raise DevboxError("machine.unkillable", "It does not end.")
+
+    monkeypatch.setattr("devbox.commands.up.bring_up", bring_up)
+    monkeypatch.setattr(lifecycle, "observe", lambda _: Observation(state[-1]))
+    monkeypatch.setattr(lifecycle, "halt", halt)
+    down_again = [State.STOPPED] if was is State.STOPPED and not keep else []
+    if trouble:
+        with pytest.raises(type(trouble)) as told:
+            pytest_plugin._bring_up(record.project, keep=keep)
+        assert told.value is trouble
+    else:
+        _, shut_down = pytest_plugin._bring_up(record.project, keep=keep)
+        assert state == [was, State.RUNNING]
+        if shut_down:
+            shut_down()
+    assert state == [was, State.RUNNING, *down_again]
 
 
 @pytest.mark.skipif(not REGISTERED, reason="devbox is on the path here, and not installed")
