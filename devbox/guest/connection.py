@@ -53,8 +53,8 @@ class Guest(Protocol):
     """What the later stages know of the guest. `channels` counts the channels opened so far.
 
     `run` hands `command` to the login shell; `stdin` None means an empty one; `timeout` is in seconds, and ends our
-    waiting, not the remote process; `on_output` hears stdout while it comes. Raises `guest.timeout`,
-    `guest.connection-lost`, and `put`/`get` also `guest.put-failed`/`guest.get-failed`.
+    waiting, not the remote process; `on_output` hears stdout while it comes, and then none is in the result. Raises
+    `guest.timeout`, `guest.connection-lost`, and `put`/`get` also `guest.put-failed`/`guest.get-failed`.
     """
 
     channels: int
@@ -262,9 +262,10 @@ class _Exchange:
         busy = False
         if self._channel.recv_ready():
             data = self._channel.recv(_SLICE)
-            self.stdout += data
             busy = bool(data)
-            if data and self._on_output:
+            if not self._on_output:
+                self.stdout += data
+            elif data:
                 self._on_output(data)
         if self._channel.recv_stderr_ready():
             data = self._channel.recv_stderr(_SLICE)

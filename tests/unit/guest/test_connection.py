@@ -100,7 +100,8 @@ def test_output_is_heard_while_the_command_runs(guest: FabricGuest, tmp_path: Pa
             go.write_text("go\n")  # The command waits for this: were the output kept back, it never ended.
 
     done = guest.run(f"echo first; cat '{go}'; echo last; echo quiet >&2", on_output=listen, timeout=60)
-    assert b"".join(heard) == done.stdout == b"first\ngo\nlast\n"
+    assert b"".join(heard) == b"first\ngo\nlast\n"
+    assert done.stdout == b"", "a run may say more than there is memory for"
     assert done.stderr == b"quiet\n"
 
 

@@ -91,7 +91,7 @@ class FakeGuest:
                         self.lose_at = b""
                         os.killpg(child.pid, signal.SIGKILL)
                         raise DevboxError("guest.connection-lost", "The connection to the guest was lost.")
-        return Result(child.returncode, output, errors.read_bytes())
+        return Result(child.returncode, b"" if on_output else output, errors.read_bytes())
 
     def put(self, data: bytes, path: str, mode: int) -> None:
         raise AssertionError("the engine sends everything over its own channels")
