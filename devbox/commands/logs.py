@@ -1,9 +1,13 @@
 """`devbox logs`: what devbox did with this machine, what a step printed, or what the console shows."""
 
+import contextlib
+import difflib
 import json
+import re
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +15,12 @@ import typer
 
 from devbox import proc, ui
 from devbox.commands import session, target
+from devbox.disk.record import Record
 from devbox.errors import DevboxError
 
 FOLLOW_INTERVAL = 0.2  # seconds; a file tells nobody that it grew
+_NONE, _NONE_SAID = 99, "devbox: none of these"
+_SLUG = re.compile(r"[a-z0-9-]+")  # the name of a log, without `.log`
 
 
 def logs(
@@ -25,7 +32,7 @@ def logs(
     """Show what devbox, a step or the console said."""
     record = target.existing()
     if step:
-        _step_log(step, lines)
+        _step_log(record, step, lines)
     elif serial:
         _console(record.dir.serial_log, lines, follow=follow)
     else:
@@ -61,19 +68,52 @@ def _event_line(line: str) -> str:
     return ui.clean(f"{at}  {what}  {rest}".rstrip())
 
 
-def _step_log(step: str, lines: int) -> None:
-    from devbox.provision import journal
+def _step_log(record: Record, step: str, lines: int) -> None:
+    from devbox.provision import journal, shell
 
     path = journal.log_path(step)
-    show = f"tail -n {lines}" if lines else "cat"
-    command = f"sudo -n test -e {shlex.quote(path)} || exit 99; sudo -n {show} {shlex.quote(path)}"
+    folder = path.rpartition("/")[0]
+    known = [path, *([f"{folder}/{step}.log"] if _SLUG.fullmatch(step) else [])]
+    command = shell.as_root(_script(known, folder, lines), user=record.user)
     result = proc.run(session.current().argv(command, terminal=False), timeout=60)
-    if result.status == 99:
-        raise DevboxError(
-            "logs.no-step",
-            f"There is no log of a step named {step!r}.",
-            hint="`devbox provision --check` lists the steps by name.",
-        )
+    # Its own word for it: sudo, SSH and the shell end with whatever status they like.
+    if result.status == _NONE and result.text.startswith(_NONE_SAID):
+        there = [name for name in result.text.split("\n")[1:] if _SLUG.fullmatch(name)]
+        message, hint = _no_log(record, step, there)
+        raise DevboxError("logs.no-step", message, hint=hint)
     if result.status != 0:
-        raise DevboxError("logs.unreadable", "The step's log could not be read.", details=result.error_text)
+        asked = "sudo" in result.error_text or "password" in result.error_text
+        raise DevboxError(
+            "logs.unreadable",
+            "The step's log could not be read.",
+            hint=f"Only root may read it: let `sudo -n true` succeed for {record.user} in the machine."
+            if asked
+            else "",
+            details=result.error_text,
+        )
     ui.emit(ui.clean(result.text).rstrip())
+
+
+def _script(known: Sequence[str], folder: str, lines: int) -> str:
+    """Prints the first of these files that there is; else the names of all that are there."""
+    show = f"exec tail -n {lines} --" if lines else "exec cat --"
+    tries = "".join(f"[ ! -e {shlex.quote(path)} ] || {show} {shlex.quote(path)}\n" for path in known)
+    names = f'for log in {shlex.quote(folder)}/*.log; do log=${{log##*/}}; printf "%s\\n" "${{log%.log}}"; done'
+    return f"{tries}echo {_NONE_SAID}\n{names}\nexit {_NONE}\n"
+
+
+def _no_log(record: Record, step: str, there: Sequence[str]) -> tuple[str, str]:
+    """What is the matter, and which name may have been meant."""
+    from devbox.commands import steps
+    from devbox.config import build
+    from devbox.machine import started
+
+    names: Sequence[str] = there
+    with contextlib.suppress(DevboxError):  # whatever is wrong with the Devboxfile, the logs lie in the machine
+        names = [one.name for one in steps.all_steps(build.load(record.project), started.load(record).mounts)]
+    if step in names:
+        return f"The step `{step}` has left no log in this machine yet.", "Carry it out with `devbox provision`."
+    close = difflib.get_close_matches(step, names, 3, 0.5)
+    listed = f"There are: {', '.join(names)}." if names else "No step has left one."
+    meant = f"Did you mean {' or '.join(f'`{name}`' for name in close)}?"
+    return f"There is no log of a step named `{step}`.", meant if close else listed
