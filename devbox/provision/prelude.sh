@@ -85,6 +85,14 @@ follow() {
   path_state "$real" || type=''
 }
 
+# probe_folder PATH FIELD…: as probe_path. A link that leads to a folder counts as that folder.
+probe_folder() {
+  real=$1
+  if path_state "$1" && [ "$type" = link ] && [ -d "$1" ]; then follow "$1" || return 1; fi
+  shift
+  probe_path "$real" directory "$@"
+}
+
 # Sets $text to what a small file holds.
 read_file() {
   text=''

@@ -1,4 +1,7 @@
-"""`directory`: a folder with this mode and owner, its missing parents included. What lies in it is not looked at."""
+"""`directory`: a folder with this mode and owner, its missing parents included. What lies in it is not looked at.
+
+A link that leads to a folder counts as that folder, as `mkdir -p` has it.
+"""
 
 from collections.abc import Mapping
 from shlex import quote
@@ -27,7 +30,7 @@ def reads(directory: Directory) -> Reads:
 
 
 def probe(directory: Directory) -> str:
-    return " ".join(("probe_path", quote(directory.path), "directory", *(name for name, _ in directory.stated)))
+    return " ".join(("probe_folder", quote(directory.path), *(name for name, _ in directory.stated)))
 
 
 def desired(directory: Directory, facts: Facts) -> State:  # noqa: ARG001
@@ -38,6 +41,7 @@ _MAKE = """
 load_paths "$path"
 if path_state "$path"; then
   [ -d "$path" ] || fail "$path is there and is not a folder."
+  follow "$path"
 else
   owner=$USER group='' mode=0755
   mkdir -p "$path"

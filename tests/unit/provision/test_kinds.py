@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from devbox.config.model import StepSpec
 from devbox.provision import shell
+from devbox.provision.apply import Options, provision
 from devbox.provision.bind import bind
 from devbox.provision.facts import Facts
 from devbox.provision.step import Change, State, difference, parse_state
@@ -142,6 +144,44 @@ def test_directory(guest: FakeGuest, project: Path) -> None:
     target.write_text("mine")
     assert alone.apply().returncode == 1
     assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["real", "../other one/it's", "second"])
+def test_a_link_to_a_folder_counts_as_the_folder(guest: FakeGuest, project: Path, target: str) -> None:
+    link = guest.path("d/link")
+    link.parent.mkdir()
+    link.symlink_to(target)
+    link.with_name("second").symlink_to("real")
+    real = link.resolve()
+    real.mkdir(parents=True)
+    real.chmod(0o700)
+    spec = step("directory", {"path": str(link), "mode": "0751", "owner": ME, "group": MY_GROUP})
+    plain = step("directory", str(link), "plain")
+
+    def go(*steps: StepSpec) -> list[str]:
+        return [str(one.status) for one in provision(guest, steps, guest.context(project), Options()).outcomes]
+
+    assert go(plain) == ["same"]
+    assert go(spec) == ["changed"]
+    assert (mode(real), link.is_symlink(), str(link.readlink())) == ("0751", True, target)
+    channels = guest.channels
+    assert (go(spec, plain), guest.channels) == (["same", "same"], channels + 1)
+    real.chmod(0o700)
+    (change,) = Alone(guest, project, "directory", {"path": str(link), "mode": "0751"}).changes()
+    assert (change.field, change.old, change.new) == ("mode", "0700", "0751")
+
+
+def test_a_link_to_no_folder_is_none(guest: FakeGuest, project: Path) -> None:
+    guest.path("file").touch()
+    for target in ("file", "nowhere", "loop"):
+        link = guest.path("loop") if target == "loop" else guest.path(f"to {target}")
+        link.symlink_to(target)
+        alone = Alone(guest, project, "directory", {"path": str(link), "mode": "0700"})
+        assert alone.state() == (("type", "link"),)
+        assert alone.changes()
+        done = alone.apply()
+        assert (done.returncode, done.stderr) == (1, f"{link} is there and is not a folder.\n")
+        assert str(link.readlink()) == target
 
 
 def test_template(guest: FakeGuest, project: Path) -> None:
