@@ -26,9 +26,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Volatile:
-    kernel: str = ""
     boot: str = ""
-    cloud_init: str = ""  # "none", "running" or "done"
 
 
 def from_lines(stable: Mapping[str, str], names: Mapping[str, Any]) -> Facts:

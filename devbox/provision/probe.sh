@@ -19,12 +19,7 @@ print_facts() {
   field init "$init"
   field manager "$manager"
   frame volatile
-  read -r value </proc/sys/kernel/osrelease && field kernel "$value"
-  read -r value </proc/sys/kernel/random/boot_id && field boot "$value"
-  value=none
-  [ ! -e /run/cloud-init ] || value=running
-  [ ! -e /run/cloud-init/result.json ] || value=done
-  field cloud_init "$value"
+  if read -r value </proc/sys/kernel/random/boot_id; then field boot "$value"; fi
 }
 
 print_journal() {

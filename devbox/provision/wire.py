@@ -131,11 +131,10 @@ def parse_answer(nonce: str, data: bytes) -> Answer:
         pairs = (line.partition("=") for line in _text(sections.get(words, b"")).splitlines())
         return {name: value for name, equals, value in pairs if equals}
 
-    volatile = lines("volatile")
     running = _text(sections.get(("running",), b"")).strip()
     return Answer(
         MappingProxyType(lines("facts")),
-        Volatile(volatile.get("kernel", ""), volatile.get("boot", ""), volatile.get("cloud_init", "")),
+        Volatile(lines("volatile").get("boot", "")),
         journal.parse(_text(sections.get(("journal",), b""))),
         running if _RUN_ID.fullmatch(running) else "",
         MappingProxyType(_probed(sections)),

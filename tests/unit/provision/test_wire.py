@@ -56,7 +56,7 @@ def test_an_answer() -> None:
     found = parse_answer(
         NONCE,
         answer(
-            *("@ facts", "os=debian", "arch=x86_64", "@ volatile", "boot=b", "cloud_init=done", "@ journal"),
+            *("@ facts", "os=debian", "arch=x86_64", "@ volatile", "boot=b", "@ journal"),
             *(
                 "step=k",
                 "name=x",
@@ -73,7 +73,7 @@ def test_an_answer() -> None:
         ),
     )
     assert found.stable == {"os": "debian", "arch": "x86_64"}
-    assert (found.volatile.boot, found.volatile.cloud_init, found.running) == ("b", "done", "")
+    assert (found.volatile.boot, found.running) == ("b", "")
     assert found.journal.receipts == {"k": Receipt("x", "d", "r.1", {"j": "r.0"}, 5, 7)}
     assert found.journal.pending == {"p": "r.2"}
     assert found.steps == {
