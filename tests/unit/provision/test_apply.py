@@ -382,7 +382,7 @@ def test_environment_and_folder(guest: FakeGuest, project: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another account")
 def test_a_step_as_another_account(guest: FakeGuest, go: Go, tmp_path: Path) -> None:
-    for folder in (*tmp_path.parents[:2], tmp_path, guest.root):
+    for folder in (*tmp_path.parents[:3], tmp_path, guest.root):
         folder.chmod(0o755)  # pytest's own folders are closed to others
     out = guest.path("out")
     out.mkdir(mode=0o777)

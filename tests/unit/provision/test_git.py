@@ -12,6 +12,7 @@ import pytest
 
 from devbox.errors import DevboxError
 from devbox.provision.apply import Options, Report, provision
+from devbox.provision.journal import Places
 from tests.unit.provision.fake import FakeGuest, step
 
 IDENTITY = {
@@ -264,7 +265,9 @@ def test_a_kill_leaves_nothing_that_does_not_heal(checkout: Checkout, dest: Path
     assert sorted(path.name for path in dest.iterdir()) == [".git", "file"]
 
 
-def test_no_git_no_repository_no_ref(checkout: Checkout, guest: FakeGuest, tmp_path: Path) -> None:
+def test_no_git_no_repository_no_ref(
+    checkout: Checkout, guest: FakeGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "cannot be read" in refused(checkout, url=str(tmp_path / "nowhere"))
     assert "no branch or tag nothing" in refused(checkout, ref="nothing")
     assert "no commit 0123456789" in refused(checkout, ref="0123456789")
@@ -278,7 +281,8 @@ def test_no_git_no_repository_no_ref(checkout: Checkout, guest: FakeGuest, tmp_p
         for path in Path(folder).iterdir():
             if not path.name.startswith("git") and not (tools / path.name).exists():
                 (tools / path.name).symlink_to(path)
-    assert "packages: [git]" in refused(checkout, env={"PATH": f"{guest.bin}:{tools}"})
+    monkeypatch.setattr(Places, "path", f"{guest.bin}:{tools}")
+    assert "packages: [git]" in refused(checkout)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")

@@ -96,7 +96,8 @@ OPTIONS = st.one_of(
     st.tuples(st.just("file"), st.fixed_dictionaries({"path": PATH, "content": WORD}, optional={"mode": MODE})),
     st.tuples(st.just("run"), st.fixed_dictionaries({"run": WORD.filter(str.strip)}, optional={"creates": PATH})),
     st.tuples(
-        st.just("template"), st.fixed_dictionaries({"path": PATH, "content": st.just("{{ vars }}"), "vars": VARS})
+        st.just("template"),
+        st.fixed_dictionaries({"path": PATH, "content": st.just("{{ vars | tojson }}"), "vars": VARS}),
     ),
     st.tuples(
         st.just("packages"), st.fixed_dictionaries({"present": st.just(["git"])}, optional={"latest": st.just(["vim"])})

@@ -414,8 +414,17 @@ def test_who_joins_a_run_sees_its_output_without_them(
     run = guest.run
 
     def spied(command: str, **options: Any) -> Any:
+        heard: list[bytes] = []
+        tell = options.pop("on_output", None)
+
+        def on_output(data: bytes) -> None:
+            heard.append(data)
+            tell(data)
+
+        if tell:
+            options["on_output"] = on_output
         result = run(command, **options)
-        said.append(result.stdout + result.stderr)
+        said.append(b"".join(heard) + result.stdout + result.stderr)
         if len(said) == 1:
             gate.touch()
         return result
