@@ -82,7 +82,8 @@ class Root:
     def text(self, body: str) -> str:
         for path in ("/etc/", "/usr/", "/run/systemd/resolve", "/proc/sys/kernel/hostname"):
             body = body.replace(path, f"{self.guest.root}{path}")
-        return f"{shell.prelude()}\nstate={self.guest.root}/var/lib/devbox files={self.guest.root}/files manager=apt\n{body}"
+        words = f"state={self.guest.root}/var/lib/devbox files={self.guest.root}/files manager=apt"
+        return f"{shell.prelude()}\n{words}\n{body}"
 
     def probe(self, settings: Settings) -> State | None:
         script = f"{shell.load(kind.reads(settings))}\n{kind.probe(settings)}"
