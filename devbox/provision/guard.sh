@@ -12,6 +12,7 @@ guard() {
     watched=$guard_shell
     sh -c "$watcher" watcher "$guard_shell" $guard_limit </dev/null >/dev/null 2>&1 9>&- &
   fi
+  [ -n "$uid" ] || uid=$(id -u)  # else each guard would ask again
   late='' guard_status=''
   now
   guard_begun=$ms
