@@ -90,14 +90,14 @@ def test_the_playbook_and_the_task_are_carried_out(checkout: Checkout) -> None:
 def test_a_second_run_changes_nothing(checkout: Checkout) -> None:
     done = checkout.devbox("provision")
     assert done.returncode == 0
-    assert "3 same, 0 changed" in done.stderr
+    assert "4 same, 0 changed" in done.stderr
     assert _read(checkout, "~/count") == "x\n"
 
 
 def test_when_forced_ansible_itself_says_same(checkout: Checkout) -> None:
     done = checkout.devbox("provision", "--force", "play")
     assert done.returncode == 0
-    assert "3 same, 0 changed" in done.stderr
+    assert "4 same, 0 changed" in done.stderr
     checkout.devbox("run", "--", "sudo", "rm", "/etc/motd")
     assert "2 changed" in checkout.devbox("provision", "--force", "play").stderr
     assert _read(checkout, "~/count") == "x\nx\n"
@@ -130,4 +130,4 @@ def test_the_machines_own_ansible(checkout: Checkout) -> None:
     )
     assert checkout.devbox("provision").returncode == 0
     assert _read(checkout, "/etc/motd") == "inside on localhost\n"
-    assert "2 same, 0 changed" in checkout.devbox("provision").stderr
+    assert "3 same, 0 changed" in checkout.devbox("provision").stderr
