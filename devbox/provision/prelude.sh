@@ -235,10 +235,6 @@ reveal() {
   unset devbox_value devbox_name
 }
 
-# Whether a command of the user's succeeds: guard USER TEXT
-# Without the lock of the run, which what it leaves in the background would hold.
-guard() { (umask 022 && session='' && become "$1" sh -c "$2") </dev/null >/dev/null 2>&1 9>&-; }
-
 # Sets what the receipt of a step holds: recorded (its digest), change, needed (` key:change …`), booted. One that a power
 # loss has torn lacks its last line, and counts as none.
 receipt() {

@@ -4,7 +4,8 @@ frame() { printf '%s %s\n' "$nonce" "$*" >>"$run/events"; }
 
 # Sets actual and seen (the probe's own status) for the step of this moment.
 look() {
-  actual=$(stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' && load && probe) </dev/null 2>/dev/null
+  # The redirections stand within, since bash forgets the status of an assignment that has some.
+  actual=$({ stats='' hashes='' packages='' candidates='' units='' passwd='' groups='' && load && probe; } </dev/null 2>/dev/null)
   seen=$?
 }
 
@@ -36,6 +37,9 @@ find_pending() {
 # One attempt. Its time limit ends the step's whole session with TERM, 10 s later with KILL; what has left that session
 # by a `setsid` of its own escapes, as it would from any shell, but holds nothing up: output goes to a file.
 perform() {
+  case $nl$actual in
+    *"${nl}unless=did not end"*) printf '`unless` %s, so it counts as not succeeding.\n' "${actual##*unless=}" >>"$log" ;;
+  esac
   if [ "$user" != root ]; then
     chown -R "$user" "$files"
     [ ! -d "$incoming" ] || chown -R "$user" "$incoming"

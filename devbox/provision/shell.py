@@ -34,7 +34,7 @@ class Run:
         return f"{self.places.state}/incoming/{self.id}"
 
 
-_PARTS = {"prelude": ("prelude", "rewrite")}
+_PARTS = {"prelude": ("prelude", "guard", "rewrite")}
 
 
 @cache
@@ -44,7 +44,7 @@ def file(name: str) -> str:
 
 @cache
 def prelude() -> str:
-    return file("prelude") + file("packages")
+    return f"{file('prelude')}watcher={quote(file('guards'))}\n{file('packages')}"
 
 
 @cache

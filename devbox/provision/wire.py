@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Input,
     )  # importing it costs Fabric's 0.2 s, which a check of the steps need not pay
 
+_OVERDUE = "124"  # of a guard whose time ran out, see guard.sh
 NOT_APPLICABLE = 10  # the exit status of a probe whose step does not apply
 _PROBE_LIMIT = 120.0  # seconds; commands of `if`, `unless` and `onlyif` are in it
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -147,14 +148,16 @@ def _text(data: bytes) -> str:
 
 def _probed(sections: Mapping[tuple[str, ...], bytes]) -> dict[int, Probed]:
     ended = {int(words[1]): words[2] for words in sections if words[0] == "ended"}
-    met = {int(words[1]): words[2] == "0" for words in sections if words[0] == "met"}
+    met = {int(words[1]): words[2] for words in sections if words[0] == "met"}
     found = {}
     for index, status in ended.items():
         text = _text(sections.get(("state", str(index)), b""))
+        test = met.get(index, "0")
+        reason = text.strip() if status == str(NOT_APPLICABLE) else ""
         found[index] = Probed(
             parse_state(text) if status == "0" else None,
-            text.strip() if status == str(NOT_APPLICABLE) else "",
-            met.get(index, True),
+            "its `if: test` did not end within its time limit" if test == _OVERDUE else reason,
+            test in ("0", _OVERDUE),
             _decode(sections.get(("content", str(index)))),
             _decode(sections.get(("new", str(index)))),
         )

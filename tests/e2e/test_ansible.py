@@ -1,4 +1,7 @@
-"""The project's own code against real Debian: a playbook from this computer and in the machine, and a Fabric task."""
+"""The project's own code against real Debian: when it is asked for, forced, changed, and when it fails.
+
+That a playbook and a task are carried out on other releases too, test_guide.py shows. One machine, one boot.
+"""
 
 import os
 import shutil
@@ -32,11 +35,10 @@ provision:
 PLAYBOOK = """\
 - hosts: web
   become: true
+  gather_facts: false
   tasks:
     - name: motd
-      copy: {dest: /etc/motd, content: "{{ word }} on {{ ansible_facts.distribution }} {{ inventory_hostname }}\\n"}
-    - name: service
-      service: {name: cron, state: started, enabled: true}
+      copy: {dest: /etc/motd, content: "{{ word }} on {{ inventory_hostname }}\\n"}
 """
 
 TASKS = """\
@@ -80,7 +82,7 @@ def test_nothing_of_it_runs_before_it_is_approved(checkout: Checkout) -> None:
 def test_the_playbook_and_the_task_are_carried_out(checkout: Checkout) -> None:
     done = checkout.devbox("up", "--approve=all")
     assert done.returncode == 0
-    assert _read(checkout, "/etc/motd").startswith("it's here on Debian ")
+    assert _read(checkout, "/etc/motd").startswith("it's here on plays")
     assert _read(checkout, "/etc/word") == "hello"
     assert "PLAY RECAP" in checkout.devbox("logs", "play").stdout
 
@@ -88,14 +90,14 @@ def test_the_playbook_and_the_task_are_carried_out(checkout: Checkout) -> None:
 def test_a_second_run_changes_nothing(checkout: Checkout) -> None:
     done = checkout.devbox("provision")
     assert done.returncode == 0
-    assert "3 same, 0 changed" in done.stderr
+    assert "4 same, 0 changed" in done.stderr
     assert _read(checkout, "~/count") == "x\n"
 
 
 def test_when_forced_ansible_itself_says_same(checkout: Checkout) -> None:
     done = checkout.devbox("provision", "--force", "play")
     assert done.returncode == 0
-    assert "3 same, 0 changed" in done.stderr
+    assert "4 same, 0 changed" in done.stderr
     checkout.devbox("run", "--", "sudo", "rm", "/etc/motd")
     assert "2 changed" in checkout.devbox("provision", "--force", "play").stderr
     assert _read(checkout, "~/count") == "x\nx\n"
@@ -114,6 +116,10 @@ def test_a_failing_task_is_named(checkout: Checkout) -> None:
     assert "the playbook failed at the task `bad one`" in failed.stderr.lower()
 
 
+@pytest.mark.skipif(
+    os.environ.get("DEVBOX_TEST_SLOW") != "1",
+    reason="installing Ansible in an emulated machine takes minutes; DEVBOX_TEST_SLOW=1 includes it",
+)
 def test_the_machines_own_ansible(checkout: Checkout) -> None:
     (checkout.root / "ansible/site.yml").write_text(PLAYBOOK)
     checkout.write(
@@ -123,5 +129,5 @@ def test_the_machines_own_ansible(checkout: Checkout) -> None:
         + " local: true}}\n"
     )
     assert checkout.devbox("provision").returncode == 0
-    assert _read(checkout, "/etc/motd") == "inside on Debian localhost\n"
-    assert "2 same, 0 changed" in checkout.devbox("provision").stderr
+    assert _read(checkout, "/etc/motd") == "inside on localhost\n"
+    assert "3 same, 0 changed" in checkout.devbox("provision").stderr

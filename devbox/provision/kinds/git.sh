@@ -49,7 +49,8 @@ look() {
   field url "$(git config remote.origin.url)"
   asked=${ref:-the default branch}
   if [ -n "$update" ]; then ask_remote || return 1; else ask_here; fi
-  case $head in "${commit:-none}"*) field ref "$asked" ;; *) field ref "$head" ;; esac
+  if [ -e .git/devbox-checkout ]; then field ref "$head (cut off half-way)"  # else a later run would go over new work
+  else case $head in "${commit:-none}"*) field ref "$asked" ;; *) field ref "$head" ;; esac; fi
   if [ -n "$submodules" ]; then
     case $nl$(git submodule status --recursive) in *"$nl"[-+U]*) field submodules different ;; *) field submodules ready ;; esac
   fi

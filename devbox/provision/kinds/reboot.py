@@ -35,7 +35,8 @@ def parse(raw: Mapping[str, Any] | None, source: Source) -> Reboot:
 
 def probe(reboot: Reboot) -> str:
     if reboot.condition:
-        return f'guard {quote(reboot.user)} {quote(reboot.condition)} || field done "$wanted"'
+        overdue = r'if [ -n "$late" ]; then echo "\`if\` $late"; return 10; fi'
+        return f'guard {quote(reboot.user)} {quote(reboot.condition)} || {{ {overdue}; field done "$wanted"; }}'
     return '[ -z "$recorded" ] || field done "$recorded"'
 
 

@@ -63,13 +63,15 @@ def probe(run: Run) -> str:
     """Prints `done` with the digest in question: $wanted, or $recorded, that of the receipt; $fresh: it just ran."""
     lines = []
     if run.onlyif:
-        lines.append(f"guard {quote(run.user)} {quote(run.onlyif)} || {{ echo '`onlyif` does not hold'; return 10; }}")
+        reason = r"\`onlyif\` ${late:-does not hold}"
+        lines.append(f'guard {quote(run.user)} {quote(run.onlyif)} || {{ echo "{reason}"; return 10; }}')
     checks = [f"[ -e {quote(run.creates)} ]"] if run.creates else []
     if run.unless:
         # A condition rather than a state: that it still fails after the command ran is no failure of the command.
         checks.append(f'[ -n "$fresh" ] || guard {quote(run.user)} {quote(run.unless)}')
     if checks:
-        lines.append(f'if {" || ".join(checks)}; then field done "$wanted"; fi')
+        overdue = '; elif [ -n "${late:-}" ]; then field unless "$late"' if run.unless else ""
+        lines.append(f"late=''\nif {' || '.join(checks)}; then field done \"$wanted\"{overdue}; fi")
     else:
         lines.append('[ -z "$recorded" ] || field done "$recorded"')
     return "\n".join(lines)

@@ -48,8 +48,10 @@ def reads(settings: Settings) -> Reads:  # noqa: ARG001
     return Reads(files=(ENV_FILE, APT_PROXY))
 
 
-# Reading by the shell itself costs no fork.
+# Reading by the shell itself costs no fork. What counts only once a program has been told of it has a mark from before
+# its files change until then, so that the next probe sees where it was cut off.
 _FUNCTIONS = """
+owed() { [ -e "$state/settings-$1" ]; }
 read_hostname() {
   kernel='' file=''
   read -r kernel </proc/sys/kernel/hostname || :
@@ -85,6 +87,7 @@ read_dns() {
       case $word in nameserver) dns="$dns${dns:+ }$value" ;; esac
     done </etc/resolv.conf
   fi
+  ! owed dns || dns="$dns (not in effect yet)"
 }
 find_anchors() {
   if [ -d /etc/pki/ca-trust ]; then anchors=/etc/pki/ca-trust/source/anchors
@@ -99,6 +102,7 @@ read_certificates() {
   set -- $anchors/devbox-*.crt
   set -f
   [ ! -e "$1" ] || { certificates=$(cat "$@" | sha256sum) && certificates=${certificates%% *}; }
+  ! owed ca_certs || certificates="$certificates (not in effect yet)"
 }
 """
 
@@ -160,19 +164,22 @@ install_package() {
   esac
 }
 
+owe() { mkdir -p "$state"; : >"$state/settings-$1"; }
+settle() { rm -f "$state/settings-$1"; }
+
 put env "$env_file" 0644
 put apt_proxy "$apt_proxy" 0644
 
 read_hostname
 if [ -n "$hostname_wanted" ] && [ "$hostname" != "$hostname_wanted" ]; then
-  printf '%s\\n' "$hostname_wanted" >/etc/hostname
-  printf '%s\\n' "$hostname_wanted" >/proc/sys/kernel/hostname
-  # sudo waits for a resolver when its own host has no address.
+  # First, since the probe does not see it. sudo waits for a resolver when its own host has no address.
   known=''
   while read -r address names; do
     case " $names " in *" $hostname_wanted "*) known=1 ;; esac
   done </etc/hosts
   [ -n "$known" ] || printf '127.0.1.1 %s\\n' "$hostname_wanted" >>/etc/hosts
+  printf '%s\\n' "$hostname_wanted" >/etc/hostname
+  printf '%s\\n' "$hostname_wanted" >/proc/sys/kernel/hostname
 fi
 
 read_hosts
@@ -195,8 +202,8 @@ fi
 if [ -n "$timezone_wanted" ]; then
   [ -e "/usr/share/zoneinfo/$timezone_wanted" ] || install_package tzdata
   [ -e "/usr/share/zoneinfo/$timezone_wanted" ] || fail "There is no time zone $timezone_wanted."
-  ln -sfn "/usr/share/zoneinfo/$timezone_wanted" /etc/localtime
   [ ! -e /etc/timezone ] || printf '%s\\n' "$timezone_wanted" >/etc/timezone
+  ln -sfn "/usr/share/zoneinfo/$timezone_wanted" /etc/localtime  # last, since the probe looks at it
 fi
 
 read_locale
@@ -226,6 +233,7 @@ fi
 read_dns "$dns_wanted"
 if [ "$dns" != "$dns_wanted" ]; then
   if [ -d /run/systemd/resolve ]; then
+    owe dns
     put dns $resolved 0644
     systemctl restart systemd-resolved
   elif [ -n "$dns_wanted" ]; then
@@ -233,10 +241,12 @@ if [ "$dns" != "$dns_wanted" ]; then
     chmod 0644 /etc/resolv.conf.devbox
     mv -f /etc/resolv.conf.devbox /etc/resolv.conf
   fi
+  settle dns
 fi
 
 read_certificates
 if [ "$certificates" != "$certificates_wanted" ]; then
+  owe ca_certs
   mkdir -p $anchors
   (set +f; rm -f $anchors/devbox-*.crt)
   number=0
@@ -250,6 +260,7 @@ if [ "$certificates" != "$certificates_wanted" ]; then
     have update-ca-certificates || install_package ca-certificates
     update-ca-certificates
   fi
+  settle ca_certs
 fi
 """
 

@@ -265,6 +265,19 @@ def test_a_kill_leaves_nothing_that_does_not_heal(checkout: Checkout, dest: Path
     assert sorted(path.name for path in dest.iterdir()) == [".git", "file"]
 
 
+def test_work_after_a_run_that_was_cut_off_is_not_lost(checkout: Checkout, dest: Path, upstream: Path) -> None:
+    """All is in its place, but the run did not get to say so: the next one does, before there is work to lose."""
+    assert status(checkout()) == "changed"
+    (dest / ".git/devbox-checkout").touch()
+    assert status(checkout()) == "changed"
+    assert not (dest / ".git/devbox-checkout").exists()
+    assert status(checkout()) == "same"
+    (dest / "file").write_text("mine")
+    commit(upstream, "file", "theirs")
+    assert "not committed" in refused(checkout, update=True)
+    assert (dest / "file").read_text() == "mine"
+
+
 def test_no_git_no_repository_no_ref(
     checkout: Checkout, guest: FakeGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -137,3 +138,92 @@ def test_a_guard_that_leaves_something_behind_does_not_hold_the_lock(go: Go, pid
     assert statuses(go(step("run", {"run": "true", "unless": text}))) == ["changed"]
     assert statuses(go(step("run", "true", "next"))) == ["changed"]
     assert all(_lives(pid) for pid in map(int, pids.read_text().split()))
+
+
+def guards_end_after(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shell.prelude()
+    assert "guard_limit=60" in real
+    monkeypatch.setattr(shell, "prelude", lambda: real.replace("guard_limit=60", f"guard_limit={seconds}"))
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    guards_end_after(1, monkeypatch)
+
+
+def hanging(pids: Path) -> str:
+    """Neither ends by itself nor by TERM, nor does what it has started, in a session of its own."""
+    child = f"trap '' TERM; echo $$ >>{pids}; while :; do sleep 0.3; done"
+    return f'trap "" TERM; echo $$ >>{pids}; setsid sh -c {quote(child)}; true'
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_onlyif_that_hangs_is_ended_in_the_probe(go: Go, pids: Path) -> None:
+    report = go(step("run", {"run": "true", "onlyif": hanging(pids)}), step("run", "true", "next"))
+    assert statuses(report) == ["skipped", "changed"]
+    assert report.outcomes[0].reason == "`onlyif` did not end within 1 s"
+    gone(pids, 2)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_guard_that_hangs_is_ended_in_the_apply_run(guest: FakeGuest, go: Go, pids: Path) -> None:
+    """Each hangs only once an earlier step has run."""
+    flag = guest.path("flag")
+    text = f"test ! -e {flag} && exit 1; {hanging(pids)}"
+    report = go(
+        step("run", f"touch {flag}", "first"),
+        step("run", {"run": "true", "onlyif": text}, "onlyif"),
+        step("run", "true", "if", condition={"test": text}),
+        step("run", {"run": "echo working", "unless": text}, "unless"),
+    )
+    assert statuses(report) == ["changed", "skipped", "skipped", "changed"]
+    assert report.outcomes[1].reason == "`onlyif` did not end within 1 s"
+    (log,) = guest.path("var/log/devbox").glob("unless*")
+    assert log.read_text() == "`unless` did not end within 1 s, so it counts as not succeeding.\nworking\n"
+    gone(pids, 6)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_other_guards_that_hang_in_the_probe(go: Go, pids: Path) -> None:
+    steps = (
+        step("run", "true", "if", condition={"test": hanging(pids)}),
+        step("run", {"run": "true", "unless": hanging(pids)}, "unless"),
+        step("reboot", {"if": hanging(pids)}, "reboot"),
+    )
+    report = go(*steps, check=True)
+    assert [outcome.reason for outcome in report.outcomes][0] == "its `if: test` did not end within its time limit"
+    assert ("unless", "did not end within 1 s", None) in [
+        (change.field, change.old, change.new) for change in report.outcomes[1].changes
+    ]
+    gone(pids, 6)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_guard_of_another_account_is_ended_too(go: Go, pids: Path) -> None:
+    pids.touch(0o666)
+    pids.chmod(0o666)
+    for folder in (pids.parent, *pids.parents):
+        if folder.owner() == "root" and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    report = go(step("run", {"run": "true", "onlyif": hanging(pids)}, user="nobody"))
+    assert report.outcomes[0].reason == "`onlyif` did not end within 1 s"
+    gone(pids, 2)
+
+
+def test_guards_that_end_are_not_confused_with_one_that_hangs(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they take longer than one may."""
+    guards_end_after(3, monkeypatch)
+    steps = [step("run", {"run": "true", "unless": f"sleep 1; exit {n % 2}"}, f"step {n}") for n in range(4)]
+    assert statuses(go(*steps)) == ["same", "changed", "same", "changed"]
+    killed = step("run", {"run": "true", "onlyif": "kill -KILL $$"}, "killed")
+    assert go(killed).outcomes[0].reason == "`onlyif` does not hold"
+
+
+def test_one_watcher_for_all_guards_which_holds_nothing(guest: FakeGuest, pids: Path) -> None:
+    """Not the connection, whose end `run` waits for; and it goes when it finds its shell gone."""
+    text = f'{shell.prelude()}watcher="echo \\$\\$ >>{pids}$nl$watcher"\nlook() {{ guard root true; }}\n'
+    text += "look 2>/dev/null\n" * 5
+    assert guest.run(f"{text}until test -s {pids}; do :; done").status == 0
+    (watcher,) = map(int, pids.read_text().split())
+    assert _lives(watcher), "it waits for its next look, and nothing has waited for it"
+    until(lambda: not _lives(watcher))
