@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from devbox import redact
-from devbox.errors import DevboxError
+from devbox.errors import DevboxError, ExitCode
 from devbox.provision.context import Context
 from devbox.provision.facts import Facts
 from devbox.provision.progress import Listener, Progress
@@ -21,6 +21,7 @@ from devbox.provision.step import Action, HostSide, Reads, Step
 if TYPE_CHECKING:
     from devbox.guest.connection import Guest
 
+_NEVER_CURED = ("trust.", "step.", "tool.", "provision.here")  # by another attempt
 _LOG_LIMIT = 4 << 20  # bytes from the end that are kept
 
 
@@ -91,8 +92,8 @@ def _attempts(go: Callable[[], Any], step: Step[Any], output: Callable[[bytes], 
         try:
             return go()
         except DevboxError as trouble:
-            if trouble.id.startswith(("trust.", "step.")):
-                raise  # another attempt cannot cure it
+            if trouble.exit_code is ExitCode.USAGE or trouble.id.startswith(_NEVER_CURED):
+                raise
             output(f"(attempt {attempt} failed: {trouble.message} Trying again.)\n".encode())
         time.sleep(delay)  # as in the guest: the wait itself is what is asked for
         delay *= 2

@@ -1,6 +1,7 @@
 """The LAMP example, as somebody uses it who has just cloned it: right at once, nothing to do, then one edit."""
 
 import json
+import os
 import re
 import shutil
 import urllib.request
@@ -11,7 +12,12 @@ import pytest
 
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        not os.environ.get("DEVBOX_TEST_SLOW"), reason="builds a box of its own: set DEVBOX_TEST_SLOW=1 to run it"
+    ),
+]
 
 LAMP = Path(__file__).parent.parent.parent / "examples/lamp"
 

@@ -50,10 +50,15 @@ def apply(reboot: Reboot, facts: Facts) -> Action:  # noqa: ARG001
 
 def host(reboot: Reboot, side: HostSide) -> HostResult:  # noqa: ARG001
     """Restarts the guest and waits for it. Raises `reboot.refused` and what waiting for a boot raises."""
-    before = _boot_id(side.guest)
+    guest = side.guest
+    try:
+        before = _boot_id(guest)
+    except DevboxError:  # an attempt before this one has ended that connection
+        guest = side.connect()
+        before = _boot_id(guest)
     become = "" if side.endpoint.user == "root" else "sudo -n "
     detached = f"{become}sh -c {quote(f'(setsid sh -c {quote(_RESTART)} >/dev/null 2>&1 </dev/null &)')}"
-    asked = side.guest.run(detached, timeout=30)
+    asked = guest.run(detached, timeout=30)
     if asked.status != 0:
         raise DevboxError(
             "reboot.refused",
