@@ -13,10 +13,10 @@ from typing import Any
 
 from devbox.config import yaml_mistakes
 from devbox.config.problems import Document, Place, Position, Problem, fail
+from devbox.config.yaml_mistakes import MAX_DEPTH
 from devbox.errors import DevboxError, ExitCode
 
 MAX_BYTES = 256 * 1024
-MAX_DEPTH = 32
 MAX_NODES = 20_000
 MAX_BROKEN_BLOCKS = 10
 

@@ -11,10 +11,13 @@ _HAS_VALUE = re.compile(r"\s*(- +)?[^\s#:]+: +[^\s#|>&!]")
 # With those that the library, but not YAML 1.2, takes for the end of a line: the lines told would be other ones.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 _MERGE = re.compile(r"^(<{7}|={7}|>{7})( .*)?$", re.MULTILINE)
+MAX_DEPTH = 32  # of collections in one another
 _LIST_ITEM = "this line is in the place of a list's `- item`; check its indentation"
 
 # (in the complaint, in its context, what to say); the first that fits counts.
 _SENTENCES = (
+    # since PyYAML 6.0.4, whose scanner looks further ahead than what was read so far
+    ("maximum nesting depth", "", f"a file for devbox cannot nest deeper than {MAX_DEPTH}"),
     (
         "sequence entries are not allowed",
         "",
