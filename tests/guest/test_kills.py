@@ -166,7 +166,7 @@ def test_a_session_in_the_place_of_a_step(one: Checkout) -> None:
     assert failed.returncode == 1
     assert "The step `broken` (Devboxfile:8) failed: exit status 3." in failed.stderr
     assert "it is a 'test'" in failed.stderr
-    assert "devbox ssh --at 'broken'" in failed.stderr
+    assert "devbox ssh --at broken" in failed.stderr
     there = one.devbox("ssh", "--at", "broken", "-c", 'echo "$(id -un) $PWD $STAGE $HOME"')
     assert there.stdout == "root /var/log a 'test' /root\n"
     shell = subprocess.run(
