@@ -46,10 +46,16 @@ class Checkout:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=_hear_interrupts,  # noqa: PLW1509 - it only sets a signal
         )
 
     def write(self, text: str) -> None:
         (self.root / "Devboxfile").write_text(text)
+
+
+def _hear_interrupts() -> None:
+    """Whoever starts the tests in the background has told them to ignore Ctrl-C, which devbox would inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
