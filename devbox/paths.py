@@ -75,6 +75,21 @@ def trash_dir() -> Path:
     return state_dir() / "trash"
 
 
+def layers_dir() -> Path:
+    """What belongs to each provisioned layer beside its bytes: the keys by which a fork of it is first reached."""
+    return cache_dir() / "layers"
+
+
+def templates_dir() -> Path:
+    """The memory of machines at the instant of a layer, for warm starts."""
+    return cache_dir() / "templates"
+
+
+def data_dir() -> Path:
+    """Data disks, which outlive the machines that they are attached to."""
+    return state_dir() / "data"
+
+
 def resource_dir(name: str) -> Path:
     """`schemas` or `boxes`: inside the package when installed from a wheel, beside it in a checkout."""
     packed = Path(__file__).parent / name
@@ -106,6 +121,24 @@ class MachineDir:
     @property
     def disk(self) -> Path:
         return self.folder / "disk.qcow2"
+
+    def parent(self, sha256: str) -> Path:
+        """A file under the overlay: the image or a layer, by its digest, as the qcow2 headers name it."""
+        return self.folder / sha256
+
+    @property
+    def provisional(self) -> Path:
+        """The identity that the guest was born with, until it is renewed."""
+        return self.folder / "provisional"
+
+    @property
+    def memory(self) -> Path:
+        """The memory of a suspended machine."""
+        return self.folder / "memory.state"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / "snapshots"
 
     @property
     def seed(self) -> Path:

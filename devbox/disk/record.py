@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ class Record:
     gid: int
     host_key: str
     created: str
+    layer: str = ""  # the sha256 of the layer that its disk was made on, "" for the image itself
     schema: int = SCHEMA
 
     @property
@@ -264,7 +265,14 @@ def _parse(raw: Any) -> Record:
         raise ValueError("it is not a JSON object")
     if raw.get("schema") != SCHEMA:
         raise ValueError(f"its schema {raw.get('schema')!r} is not the {SCHEMA} that this devbox reads")
-    return Record(**{field.name: _value(field.name, field.type, raw.get(field.name)) for field in fields(Record)})
+    return Record(
+        **{field.name: _value(field.name, field.type, raw.get(field.name, _default(field))) for field in fields(Record)}
+    )
+
+
+def _default(field: Any) -> Any:
+    """What a record says by leaving a field out: it was written before there was one."""
+    return None if field.default is MISSING else field.default
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:

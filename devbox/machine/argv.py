@@ -41,6 +41,7 @@ class VmSpec:
     network: Network = Network.INTERNET
     forwards: tuple[Forward, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    incoming: bool = False  # it waits for a saved memory instead of booting
 
     @property
     def virtiofs(self) -> tuple[Mount, ...]:
@@ -83,6 +84,7 @@ def build(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
         *_sockets(vm),
         *_folders(vm),
         *("-pidfile", os.fspath(vm.dir.pidfile)),
+        *(("-S", "-incoming", "defer") if vm.incoming else ()),
     )
 
 

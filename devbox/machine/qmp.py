@@ -62,6 +62,11 @@ class Qmp:
         except ExecuteError as refused:
             raise DevboxError("machine.qmp", f"QEMU refused `{command}`: {refused}") from refused
 
+    def pass_descriptor(self, name: str, descriptor: int) -> None:
+        """Give QEMU an open file, which a later command names (`fd:<name>`)."""
+        self._client.send_fd_scm(descriptor)
+        self.execute("getfd", fdname=name)
+
     def human(self, line: str) -> str:
         """What QEMU's monitor for people answers."""
         return str(self.execute("human-monitor-command", command_line=line))
