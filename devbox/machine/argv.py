@@ -16,6 +16,7 @@ from devbox.errors import DevboxError
 from devbox.machine import firmware
 from devbox.machine.accelerator import Accelerator
 from devbox.machine.host import HostFacts
+from devbox.machine.ram import Ram
 from devbox.paths import MachineDir
 from devbox.share.folders import Mount
 from devbox.share.ports import Forward
@@ -42,6 +43,7 @@ class VmSpec:
     forwards: tuple[Forward, ...] = ()
     mounts: tuple[Mount, ...] = ()
     incoming: bool = False  # it waits for a saved memory instead of booting
+    ram: Ram | None = None  # the file that is its memory
 
     @property
     def virtiofs(self) -> tuple[Mount, ...]:
@@ -113,7 +115,11 @@ def _board(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     if vm.arch is Arch.AARCH64 and facts.accelerator is not Accelerator.HVF:
         machine += ",gic-version=max"  # the default, 2, ends at eight processors; hvf chooses for itself
     arguments: list[str] = []
-    if vm.virtiofs:
+    if vm.ram:
+        memory = {"qom-type": "memory-backend-file", "id": "ram", "size": vm.memory, "share": vm.ram.shared}
+        arguments += ["-object", json.dumps({**memory, "mem-path": os.fspath(vm.ram.path)})]
+        machine += ",memory-backend=ram"
+    elif vm.virtiofs:
         memory = {"qom-type": "memory-backend-memfd", "id": "ram", "size": vm.memory, "share": True}
         arguments += ["-object", json.dumps(memory)]  # the helper maps the guest's memory, so it must be shared
         machine += ",memory-backend=ram"
