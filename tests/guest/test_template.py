@@ -22,7 +22,7 @@ LAYER = "ab" * 32
 
 
 def count(machine: Machine) -> int:
-    return int(machine.ssh("cat /tmp/n", wait=30))
+    return int(machine.ssh('until n=$(cat /tmp/n) && [ "$n" ]; do :; done; echo "$n"', wait=30))
 
 
 def templated(parent: Machine, disk: Path) -> Template:
