@@ -1,7 +1,8 @@
 """Warm starts: the memory of a machine at the instant of a layer, from which new machines go on instead of booting.
 
 A template is a folder of the cache: `ram` (the guest's memory, mapped privately by every fork), `state` (the devices)
-and `template.json`. It fits only a machine of the very same kind, so its name is the digest of all that counts.
+and `template.json`. Where the memory could not be a file, `state` holds it too, and takes longer to read. It fits only
+a machine of the very same kind, so its name is the digest of all that counts.
 """
 
 import hashlib
@@ -10,7 +11,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ class Template:
     folder: Path
     layer: str  # the sha256 of the layer that goes with it
     kind: Mapping[str, str]  # of machine: what it is called by and what it must be
+    streamed: bool = False  # `state` holds the memory too
 
     @property
     def ram(self) -> Path:
@@ -81,7 +84,7 @@ def entries() -> tuple[Template, ...]:
     return tuple(found for folder in folders if (found := _read(folder)))
 
 
-def save(qmp: Qmp, memory_file: RamFile) -> Path:
+def save(qmp: Qmp, memory_file: RamFile | None) -> Path:
     """The memory of a machine that stands still, in a folder of the cache that `publish` or `drop` takes.
 
     The machine is to go on by `cont`. Raises what `memory.save` raises.
@@ -89,12 +92,11 @@ def save(qmp: Qmp, memory_file: RamFile) -> Path:
     templates = fs.make_private_dir(paths.templates_dir())
     aside = Path(tempfile.mkdtemp(prefix=".new-", dir=templates))
     try:
-        _saved(qmp, aside / "state")
-        target = os.open(aside / "ram", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _SECRET)
-        try:
-            ram.copy(memory_file.descriptor, target)
-        finally:
-            os.close(target)
+        if memory_file is None:
+            memory.save(qmp, aside / "state")
+        else:
+            _save_devices(qmp, aside / "state")
+            _copy_ram(memory_file.descriptor, aside / "ram")
     except BaseException:
         drop(aside)
         raise
@@ -104,11 +106,12 @@ def save(qmp: Qmp, memory_file: RamFile) -> Path:
 def publish(aside: Path, layer: str, wanted: Mapping[str, str], *, label: str) -> Template:
     """Give a saved memory its name, durably, now that its layer is in the store. One that is there already stays."""
     folder = paths.templates_dir() / _name(layer, wanted)
-    text = json.dumps({"schema": _SCHEMA, "layer": layer, "kind": dict(wanted), "label": label}, indent=2)
-    for name in ("ram", "state"):
-        fs.fsync_file(aside / name)
-    (aside / "ram").chmod(0o400)  # forks map it: whoever writes to it would write into all of them
-    fs.write_atomic(aside / "template.json", text.encode())
+    streamed = not (aside / "ram").exists()
+    meta = {"schema": _SCHEMA, "layer": layer, "kind": dict(wanted), "streamed": streamed, "label": label}
+    for file in aside.iterdir():
+        fs.fsync_file(file)
+        file.chmod(0o400)  # forks map the memory: whoever writes to it would write into all of them
+    fs.write_atomic(aside / "template.json", json.dumps(meta, indent=2).encode())
     try:
         aside.rename(folder)
     except OSError:  # Another devbox was faster.
@@ -125,22 +128,47 @@ def drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def applied(template: Template, vm: VmSpec) -> VmSpec:
-    """The machine as it is started to take over the template's memory."""
-    return replace(vm, incoming=True, ram=Ram(template.ram, shared=False))
+@contextmanager
+def mapped(template: Template, vm: VmSpec) -> Iterator[VmSpec]:
+    """The machine as it is started to take over the template's memory; QEMU must answer before this ends.
+
+    Raises `template.no-room` where a copy is needed and this computer has no room for it in memory.
+    """
+    if template.streamed:
+        yield replace(vm, incoming=True)
+    elif not vm.virtiofs:
+        yield replace(vm, incoming=True, ram=Ram(template.ram, shared=False))
+    else:
+        # The helper of a folder maps the guest's memory too, so this guest needs one that is its own and shared.
+        with ram.fresh(vm.memory) as own, template.ram.open("rb") as source:
+            if own is None:
+                raise DevboxError("template.no-room", "There is no room in memory for a copy of the template's memory.")
+            ram.copy(source.fileno(), own.descriptor)
+            yield replace(vm, incoming=True, ram=own.ram)
 
 
 def load(qmp: Qmp, template: Template) -> None:
     """Hand the memory to a QEMU that waits for it; the guest then stands still until `cont`."""
-    memory.load(qmp, template.state, capabilities=(_WITHOUT_RAM,))
-    _include_ram(qmp)
+    if template.streamed:
+        memory.load(qmp, template.state)
+    else:
+        memory.load(qmp, template.state, capabilities=(_WITHOUT_RAM,))
+        _include_ram(qmp)
 
 
-def _saved(qmp: Qmp, state: Path) -> None:
+def _save_devices(qmp: Qmp, state: Path) -> None:
     try:
         memory.save(qmp, state, capabilities=(_WITHOUT_RAM,))
     finally:
         _include_ram(qmp)
+
+
+def _copy_ram(source: int, path: Path) -> None:
+    target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _SECRET)
+    try:
+        ram.copy(source, target)
+    finally:
+        os.close(target)
 
 
 def _include_ram(qmp: Qmp) -> None:
@@ -157,9 +185,10 @@ def _differences(one: Template, wanted: Mapping[str, str]) -> list[str]:
 def _read(folder: Path) -> Template | None:
     try:
         stored = json.loads((folder / "template.json").read_bytes())
-        if stored["schema"] != _SCHEMA or not (folder / "ram").is_file() or not (folder / "state").is_file():
-            return None
-        return Template(folder, str(stored["layer"]), {str(name): str(text) for name, text in stored["kind"].items()})
+        kind = {str(name): str(text) for name, text in stored["kind"].items()}
+        found = Template(folder, str(stored["layer"]), kind, streamed=bool(stored["streamed"]))
+        whole = found.state.is_file() and (found.streamed or found.ram.is_file())
+        return found if whole and stored["schema"] == _SCHEMA else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -25,13 +25,14 @@ def count(machine: Machine) -> int:
     return int(machine.ssh('until n=$(cat /tmp/n) && [ "$n" ]; do :; done; echo "$n"', wait=30))
 
 
-def templated(parent: Machine, disk: Path) -> Template:
+def templated(parent: Machine, disk: Path, *, size: int) -> Template:
     """The memory of the booted machine, saved while it stands still, with its disk as it was at that instant."""
     wanted = template.kind(parent.vm, parent.facts)
-    with ram.fresh(parent.vm.memory) as memory:
-        assert memory is not None
-        lifecycle.ensure_running(parent.record, replace(parent.vm, ram=memory.ram), parent.facts)
-        memory.forget_name()
+    with ram.fresh(size) as memory:
+        vm = replace(parent.vm, ram=memory.ram if memory else None)
+        lifecycle.ensure_running(parent.record, vm, parent.facts)
+        if memory:
+            memory.forget_name()
         parent.ssh("true", wait=SSH_WAIT)
         parent.ssh(COUNTER)
         parent.ssh("cat /proc/sys/kernel/random/boot_id")  # the kernel makes it when it is first asked
@@ -48,19 +49,25 @@ def templated(parent: Machine, disk: Path) -> Template:
 
 def go_on(fork: Machine, made: Template, disk: Path) -> None:
     shutil.copyfile(disk, fork.record.dir.disk)
-    start.start(template.applied(made, fork.vm), fork.facts)
+    with template.mapped(made, fork.vm) as vm:
+        start.start(vm, fork.facts)
     with Qmp(fork.record.dir.qmp, timeout=60) as qmp:
         template.load(qmp, made)
         qmp.execute("cont")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 def test_forks_go_on_where_their_template_stood(
-    new_machine: Callable[..., Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_machine: Callable[..., Machine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    streamed: bool,  # noqa: FBT001
 ) -> None:
     monkeypatch.setenv("DEVBOX_CACHE_DIR", str(tmp_path / "cache"))
     parent, first, second = (new_machine(name) for name in ("parent", "first", "second"))
-    made = templated(parent, tmp_path / "disk")
-    before = fs.sha256_file(made.ram)
+    made = templated(parent, tmp_path / "disk", size=1 << 60 if streamed else parent.vm.memory)
+    assert made.streamed is streamed
+    before = [fs.sha256_file(file) for file in sorted(made.folder.iterdir())]
     for fork in (first, second):
         # Until their identity is renewed they have their parent's keys.
         for name in ("id_ed25519", "known_hosts"):
@@ -75,7 +82,7 @@ def test_forks_go_on_where_their_template_stood(
     then = count(parent)
     time.sleep(0.3)
     assert count(parent) > then
-    assert fs.sha256_file(made.ram) == before
+    assert [fs.sha256_file(file) for file in sorted(made.folder.iterdir())] == before
 
     like = replace(first.vm, mac=parent.vm.mac)  # which the guest's network goes by, so a fork takes it over
     wanted = template.kind(like, first.facts)
@@ -96,7 +103,8 @@ def test_a_memory_that_does_not_fit_is_refused(new_machine: Callable[..., Machin
     with (folder / "ram").open("r+b") as memory:
         memory.truncate(fork.vm.memory)
     before = fs.sha256_file(fork.record.dir.disk)
-    start.start(template.applied(Template(folder, LAYER, {}), fork.vm), fork.facts)
+    with template.mapped(Template(folder, LAYER, {}), fork.vm) as vm:
+        start.start(vm, fork.facts)
     with pytest.raises(DevboxError) as refused, Qmp(fork.record.dir.qmp) as qmp:
         template.load(qmp, Template(folder, LAYER, {}))
     assert refused.value.id == "machine.memory-load"
