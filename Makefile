@@ -6,6 +6,7 @@ export DEVBOX_TEST_CACHE ?= $(CURDIR)/.cache/tests
 # In this order, so that what is quick fails first. `make test TESTS=tests/unit PYTEST='-k ports'` runs a part.
 TESTS = $(wildcard tests/test_*.py) tests/unit tests/guest tests/e2e
 PYTEST =
+quoted = '$(subst ','\'',$(1))'
 # `make bench BENCH='--only B10,B13'` measures a part.
 BENCH =
 
@@ -18,7 +19,7 @@ setup:  ## Install what is missing: programs, and devbox with its test tools int
 	@tools/setup test
 
 test: lint  ## Check everything: lint, types, unit tests, and tests on booted machines.
-	$(BIN)/python -m pytest $(PYTEST) $(TESTS)
+	@PYTEST=$(call quoted,$(PYTEST)) tools/test $(TESTS)
 
 lint: setup  ## Check format, lint and types.
 	$(BIN)/ruff format --check .
