@@ -6,6 +6,7 @@ The layout is docs/interop/qcow2.txt of QEMU 10.0.
 """
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ _MAX_L1 = 32 << 20  # bytes; QEMU's own bound
 _MAX_REFCOUNT_TABLE = 8 << 20  # bytes; QEMU's own bound
 _MAX_SCAN = 64 << 20  # bytes of L2 tables that are read to look for compressed clusters
 _MAX_EXTENSIONS = 64
+_MAX_NAME = 1023  # bytes of a backing file's name; QEMU's own bound
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _OFFSET = 0x00FF_FFFF_FFFF_FE00  # the bits of an L1 entry that are an offset
 _COMPRESSED_BYTES = frozenset(byte for byte in range(256) if byte & 0x40)  # bit 62 of an L2 entry, big endian
 
@@ -58,8 +61,27 @@ def sniff(path: Path) -> str:
         return _sniff(file.read(512))
 
 
-def inspect(path: Path, format: str, *, name: str = "") -> Header:
-    """Raises `box.unsafe` (about `name`) when the file is not an honest, self-contained image of that format."""
+def backing(path: Path) -> str:
+    """The name of the file under it, as the header gives it; "" where there is none, or it is no qcow2 image."""
+    try:
+        with path.open("rb") as file:
+            return _backing(file, file.read(512))
+    except (OSError, struct.error):
+        return ""
+
+
+def _backing(file: IO[bytes], start: bytes) -> str:
+    at, length = struct.unpack_from(">QI", start, 8)
+    if _sniff(start) != "qcow2" or not at or not 0 < length <= _MAX_NAME:
+        return ""
+    file.seek(at)
+    return file.read(length).decode(errors="replace")
+
+
+def inspect(path: Path, format: str, *, name: str = "", parent: str = "") -> Header:
+    """Raises `box.unsafe` (about `name`) when the file is not an honest image of that format, complete in itself, or
+    standing on nothing but `parent`, a sha256, where it is a layer.
+    """
     name = name or path.name
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -74,7 +96,8 @@ def inspect(path: Path, format: str, *, name: str = "") -> Header:
         if found != "qcow2":
             _refuse(name, f"it is {found or 'not a qcow2 image'}, and only qcow2 is taken here")
         try:
-            return _qcow2(file, start, size)
+            _require(not parent or bool(_DIGEST.fullmatch(parent)), "what it is to stand on is no digest")
+            return _qcow2(file, start, size, parent)
         except _Unsafe as reason:
             _refuse(name, str(reason), reason)
         except struct.error as short:
@@ -100,21 +123,22 @@ def _require(fine: bool, reason: str) -> None:  # noqa: FBT001 - reads as the se
         raise _Unsafe(reason)
 
 
-def _qcow2(file: IO[bytes], start: bytes, size: int) -> Header:
-    version, backing, backing_size, cluster_bits, virtual, crypt, l1_count, l1_at, refs_at, refs_clusters, snapshots = (
+def _qcow2(file: IO[bytes], start: bytes, size: int, parent: str) -> Header:
+    version, at, length, cluster_bits, virtual, crypt, l1_count, l1_at, refs_at, refs_clusters, snapshots = (
         struct.unpack_from(">IQIIQIIQQII", start, 4)[:11]
     )
     _require(version in {2, 3}, f"qcow2 version {version} is unknown")
-    _require(
-        not backing and not backing_size, "it names a backing file, so it would read another file of this computer"
-    )
+    if parent:
+        _require(_backing(file, start) == parent, "it stands on another file than the layer that it was made on")
+    else:
+        _require(not at and not length, "it names a backing file, so it would read another file of this computer")
     _require(9 <= cluster_bits <= 21, f"clusters of 2^{cluster_bits} bytes are absurd")
     cluster = 1 << cluster_bits
     _require(0 < virtual <= MAX_VIRTUAL, f"a disk of {virtual} bytes is absurd")
     _require(crypt == 0, "it is encrypted")
     _require(snapshots == 0, "it holds internal snapshots (`qemu-img convert -O qcow2` makes a copy without them)")
     incompatible, header_length = _version3(start, cluster) if version == 3 else (0, 72)
-    _extensions(file, header_length, cluster)
+    _extensions(file, header_length, cluster, layer=bool(parent))
 
     entry = 16 if incompatible & 16 else 8  # extended L2 entries
     per_table = cluster // entry
@@ -143,9 +167,8 @@ def _version3(start: bytes, cluster: int) -> tuple[int, int]:
     return incompatible, length
 
 
-def _extensions(file: IO[bytes], at: int, cluster: int) -> None:
+def _extensions(file: IO[bytes], at: int, cluster: int, *, layer: bool) -> None:
     forbidden = {
-        0xE2792ACA: "it names a backing file's format",
         0x44415441: "it names an external data file",
         0x0537BE77: "it is encrypted",
     }
@@ -157,6 +180,9 @@ def _extensions(file: IO[bytes], at: int, cluster: int) -> None:
         kind, length = struct.unpack_from(">II", area, at)
         if kind == 0:
             return
+        if kind == 0xE2792ACA:
+            _require(layer, "it names a backing file's format")
+            _require(area[at + 8 : at + 8 + length] in {b"qcow2", b"raw"}, "it stands on a file of another format")
         _require(kind not in forbidden, forbidden.get(kind, ""))
         at += 8 + (length + 7) // 8 * 8
         _require(at <= cluster, "a header extension is longer than the header")

@@ -1,13 +1,13 @@
-"""The machine's own disk: a qcow2 overlay on its own hold of the image. Made once, and never made again.
+"""The machine's own disk: a qcow2 overlay on its own hold of the image and the layers. Made once, never made again.
 
-The hold is a hard link where that is possible, so that clearing the cache cannot cost a machine.
+The holds are hard links where that is possible, so that clearing the cache cannot cost a machine.
 """
 
 import fcntl
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,8 +15,9 @@ from pathlib import Path
 
 from devbox import fs, proc, ui
 from devbox.box import qcow2
-from devbox.box.store import Image
+from devbox.box.store import Blob, Image
 from devbox.box.traits import Traits
+from devbox.disk import chain
 from devbox.disk.record import Record, check_size, resized
 from devbox.errors import DevboxError, ExitCode
 
@@ -30,16 +31,16 @@ class Overlay:
     base: Path
 
 
-def ensure(record: Record, image: Image) -> Overlay:
-    """The overlay of the machine, made on `image` if there is none yet.
+def ensure(record: Record, image: Image, layers: Sequence[Blob] = ()) -> Overlay:
+    """The overlay of the machine, made on `layers` (the uppermost first) above `image` if there is none yet.
 
-    Raises `disk.base-missing` when the image under an existing disk is gone, and `disk.other-image` when `image` is
+    Raises `disk.base-missing` when a file under an existing disk is gone, and `disk.other-image` when `image` is
     not the one that the machine was made from.
     """
     files = record.dir
     if files.disk.exists():
         _require_base(record)
-        return Overlay(files.disk, files.base)
+        return Overlay(files.disk, chain.image(files, record.image))
     if image.sha256 != record.image:
         raise DevboxError(
             "disk.other-image",
@@ -47,9 +48,22 @@ def ensure(record: Record, image: Image) -> Overlay:
             hint="It has no disk yet, so nothing is lost by `devbox destroy` and then `devbox up`.",
         )
     check_size(record.disk_size, image.virtual_size)
-    _hold(image.path, files.base)
-    _create(record)
-    return Overlay(files.disk, files.base)
+    base = files.parent(image.sha256)
+    hold(image.path, base)
+    for layer in layers:
+        hold(layer.path, files.parent(layer.sha256))
+    below = (layers[0].sha256, layers[0].format) if layers else (base.name, record.image_format)
+    with _aside(files.disk) as aside:
+        _create(aside, *below, record.disk_size)
+        _link_durably(aside, files.disk)
+    return Overlay(files.disk, base)
+
+
+def put_above(disk: Path, name: str, size: int) -> None:
+    """Replace `disk` by an empty overlay of `size` bytes above the file `name` beside it, which holds its bytes now."""
+    with _aside(disk) as aside:
+        _create(aside, name, "qcow2", size)
+        fs.publish(aside, disk)
 
 
 def held_image(record: Record) -> Image:
@@ -59,11 +73,12 @@ def held_image(record: Record) -> Image:
     """
     _require_base(record)
     _require_unchanged(record)
-    header = qcow2.inspect(record.dir.base, record.image_format, name=record.image_label)
+    base = chain.image(record.dir, record.image)
+    header = qcow2.inspect(base, record.image_format, name=record.image_label)
     traits = Traits(
         label=record.image_label, arch=record.arch, os=record.os, lacks=frozenset(record.lacks), cpu=record.cpu
     )
-    return Image(record.image, record.dir.base, record.image_format, header.virtual_size, traits)
+    return Image(record.image, base, record.image_format, header.virtual_size, traits)
 
 
 def grow(record: Record, size: int) -> Record:
@@ -86,12 +101,18 @@ def grow(record: Record, size: int) -> Record:
 
 
 def _require_base(record: Record) -> None:
-    if not record.dir.base.exists():
+    image = chain.image(record.dir, record.image)
+    gone = chain.missing(record.dir, record.image) or (None if image.exists() else image)
+    if gone:
         raise DevboxError(
             "disk.base-missing",
-            f"The image under the machine's disk is gone: {record.dir.base}",
-            hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
+            f"The image under the machine's disk is gone: {gone}",
+            hint=f"Put the image sha256:{_digest(gone, record)} back there, or begin anew with `devbox destroy`.",
         )
+
+
+def _digest(parent: Path, record: Record) -> str:
+    return record.image if parent == record.dir.base else parent.name
 
 
 def refuse_to_shrink(record: Record, size: int) -> None:
@@ -107,31 +128,32 @@ def refuse_to_shrink(record: Record, size: int) -> None:
 
 def _require_unchanged(record: Record) -> None:
     """Nothing of ours ever writes to a base, so one that is younger than its machine is hashed again."""
-    base, created = record.dir.base, datetime.fromisoformat(record.created).timestamp()
-    if base.stat().st_mtime < created + 1:  # records count whole seconds, rounded down
-        return
-    if fs.sha256_file(base) != record.image:
-        raise DevboxError(
-            "disk.base-spoilt",
-            f"The image under the machine's disk was changed, so the machine cannot be trusted any more: {base}",
-            hint=f"Put the image sha256:{record.image} back there, or begin anew with `devbox destroy`.",
-        )
-    with suppress(OSError):
-        os.utime(base, (created, created))  # so that it is not hashed at every start
+    created = datetime.fromisoformat(record.created).timestamp()
+    for base in chain.parents(record.dir):
+        digest = _digest(base, record)
+        # Records count whole seconds, rounded down. What a cut left without a digest's name cannot be proved.
+        if base.stat().st_mtime < created + 1 or digest.startswith("frozen-"):
+            continue
+        if fs.sha256_file(base) != digest:
+            raise DevboxError(
+                "disk.base-spoilt",
+                f"The image under the machine's disk was changed, so the machine cannot be trusted any more: {base}",
+                hint=f"Put the image sha256:{digest} back there, or begin anew with `devbox destroy`.",
+            )
+        with suppress(OSError):
+            os.utime(base, (created, created))  # so that it is not hashed at every start
 
 
-def _create(record: Record) -> None:
-    files = record.dir
-    with _aside(files.disk) as aside:
-        words = ["create", "-q", "-f", "qcow2", "-F", record.image_format, "-b", files.base.name]
-        done = proc.run([_qemu_img(), *words, aside, str(record.disk_size)], timeout=120)
-        if done.status != 0:
-            raise DevboxError("disk.create-failed", "The machine's disk could not be made.", details=done.error_text)
-        aside.chmod(0o600)
-        _link_durably(aside, files.disk)
+def _create(disk: Path, below: str, format: str, size: int) -> None:
+    """An empty overlay above the file `below` beside it, which is not opened: a running QEMU may hold it."""
+    words = ["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b", below]
+    done = proc.run([_qemu_img(), *words, disk, str(size)], timeout=120)
+    if done.status != 0:
+        raise DevboxError("disk.create-failed", "The machine's disk could not be made.", details=done.error_text)
+    disk.chmod(0o600)
 
 
-def _hold(blob: Path, base: Path) -> None:
+def hold(blob: Path, base: Path) -> None:
     """Make `base` the same bytes as `blob`: by a hard link, else by shared blocks, else by a copy."""
     if base.exists():
         return

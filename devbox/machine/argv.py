@@ -172,16 +172,21 @@ def _processor(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     return ("-accel", accelerator, "-cpu", model, "-smp", str(vm.cpus), "-m", f"{vm.memory // _MIB}M")
 
 
-def _disks(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
+def disk_node(path: Path, name: str, *, system: str) -> dict[str, Any]:
+    """The machine's own disk as QEMU opens it, at the start and after a cut; `system` is this computer's."""
     # Without OFD locks (macOS) "on" falls back to locks that are lost when any descriptor is closed, with a warning.
-    locking = "on" if facts.system == "linux" else "auto"
-    disk = {
+    locking = "on" if system == "linux" else "auto"
+    return {
         "driver": "qcow2",
-        "node-name": "disk",
+        "node-name": name,
         "discard": "unmap",
         "detect-zeroes": "unmap",
-        "file": {"driver": "file", "filename": os.fspath(vm.dir.disk), "locking": locking, "discard": "unmap"},
+        "file": {"driver": "file", "filename": os.fspath(path), "locking": locking, "discard": "unmap"},
     }
+
+
+def _disks(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
+    disk = disk_node(vm.dir.disk, "disk", system=facts.system)
     seed = {
         "driver": "raw",
         "node-name": "seed",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from devbox.disk import trash
+from devbox.disk import chain, trash
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import liveness
@@ -72,8 +72,8 @@ def observe(record: Record) -> Observation:
         return Observation(State.NOT_ANSWERING, "QEMU runs, but does not answer", pid)
     if liveness.image_locked(folder.disk):
         return Observation(State.NOT_ANSWERING, NO_SOCKETS)
-    if folder.disk.exists() and not folder.base.exists():
-        return Observation(State.DAMAGED, f"the image under its disk is gone: {folder.base}")
+    if gone := chain.missing(folder, record.image):
+        return Observation(State.DAMAGED, f"the image under its disk is gone: {gone}")
     return Observation(State.STOPPED)
 
 

@@ -195,7 +195,7 @@ def small_disk(new_machine: NewMachine) -> Iterator[tuple[Machine, Path]]:
     kept = folder.with_name(".aside")
     folder.rename(kept)
     folder.mkdir()
-    mebibytes = ((kept / machine.record.dir.base.name).stat().st_size >> 20) + 24
+    mebibytes = ((kept / machine.record.image).stat().st_size >> 20) + 24
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0700", "tmpfs", folder], check=False
     )

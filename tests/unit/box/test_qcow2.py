@@ -171,3 +171,36 @@ def test_any_bytes_at_all(tmp_path: Path, data: bytes) -> None:
     image.write_bytes(data)
     assert judged(image, "qcow2") == "box.unsafe"
     assert judged(image, "raw") == "box.unsafe" or len(data) == 512
+
+
+PARENT = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("named", "format", "expected", "fine"),
+    [
+        (PARENT, "qcow2", PARENT, True),
+        (PARENT, "raw", PARENT, True),
+        (PARENT, "qcow2", "", False),
+        (PARENT, "qcow2", "cd" * 32, False),
+        ("/etc/passwd", "raw", PARENT, False),
+        ("/etc/passwd", "raw", "/etc/passwd", False),
+        (f"../{PARENT}", "qcow2", PARENT, False),
+        (PARENT, "vmdk", PARENT, False),
+        ("", "", PARENT, False),
+    ],
+)
+def test_a_layer_stands_on_what_it_is_expected_to(
+    tmp_path: Path, named: str, format: str, expected: str, *, fine: bool
+) -> None:
+    path = tmp_path / "layer"
+    words = ["-u", "-F", format, "-b", named] if named else []
+    done = proc.run([proc.find_tool("qemu-img"), "create", "-q", "-f", "qcow2", *words, path, "8M"], timeout=60)
+    assert done.status == 0, done.error_text
+    assert qcow2.backing(path) == named
+    if fine:
+        assert qcow2.inspect(path, "qcow2", parent=expected).virtual_size == 8 << 20
+        return
+    with pytest.raises(DevboxError) as caught:
+        qcow2.inspect(path, "qcow2", parent=expected)
+    assert caught.value.id == "box.unsafe"

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from devbox import proc
+from devbox import fs, proc
+from devbox.box.store import Blob
 from devbox.config.model import Firmware
-from devbox.disk import overlay
+from devbox.disk import chain, overlay
 from devbox.disk import record as records
 from devbox.errors import DevboxError
 from tests.unit.disk import machines
@@ -32,7 +33,7 @@ def test_the_disk_stands_on_a_hard_link_of_the_image(tmp_path: Path, format: str
     made = overlay.ensure(record, image)
     told = info(made.path)
     assert (told["format"], told["virtual-size"]) == ("qcow2", 64 * MIB)
-    assert (told["backing-filename"], told["backing-filename-format"]) == ("base.img", format)
+    assert (told["backing-filename"], told["backing-filename-format"]) == (image.sha256, format)
     assert made.base.samefile(image.path)
     assert made.path.stat().st_mode & 0o777 == 0o600
     image.path.unlink()
@@ -47,7 +48,49 @@ def test_it_is_never_made_again(tmp_path: Path) -> None:
     assert overlay.ensure(record, image) == overlay.ensure(record, other) == made
     assert made.path.read_bytes() == b"precious"
     left = {file.name for file in record.dir.folder.iterdir()}
-    assert left == {"record.json", "host_ed25519", "base.img", "disk.qcow2"}
+    assert left == {"record.json", "host_ed25519", image.sha256, "disk.qcow2"}
+
+
+def test_a_machine_from_before_layers_goes_on_with_its_base(tmp_path: Path) -> None:
+    record, image = machines.record(tmp_path)
+    made = overlay.ensure(record, image)
+    made.base.rename(record.dir.base)
+    words = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", record.dir.base.name]
+    assert proc.run([proc.find_tool("qemu-img"), *words, made.path], timeout=60).status == 0
+    assert overlay.ensure(record, image).base == record.dir.base
+    assert overlay.held_image(record).path == record.dir.base
+    record.dir.base.unlink()
+    with pytest.raises(DevboxError, match=r"base\.img"):
+        overlay.held_image(record)
+
+
+def test_a_disk_on_layers_holds_all_of_them(tmp_path: Path) -> None:
+    record, image = machines.record(tmp_path)
+    below = image.sha256
+    layers: list[Blob] = []
+    for number in (1, 2):
+        path = tmp_path / "store" / f"layer{number}"
+        words = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below]
+        assert proc.run([proc.find_tool("qemu-img"), *words, path, str(64 * MIB)], timeout=60).status == 0
+        below = fs.sha256_file(path)
+        layers.insert(0, Blob(below, path, path.stat().st_size, "qcow2", 64 * MIB, f"layer {number}", 1))
+    made = overlay.ensure(record, image, layers)
+    assert [path.name for path in chain.parents(record.dir)] == [*(one.sha256 for one in layers), image.sha256]
+    assert info(made.path)["backing-filename"] == below
+    assert overlay.held_image(record).path == made.base
+    with layers[1].path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"X")
+    later = datetime.fromisoformat(record.created).timestamp() + 3600
+    os.utime(layers[1].path, (later, later))
+    with pytest.raises(DevboxError) as caught:
+        overlay.held_image(record)
+    assert caught.value.id == "disk.base-spoilt"
+    record.dir.parent(layers[1].sha256).unlink()
+    with pytest.raises(DevboxError) as caught:
+        overlay.ensure(record, image)
+    assert caught.value.id == "disk.base-missing"
+    assert layers[1].sha256 in caught.value.hint
 
 
 def test_a_disk_whose_image_is_gone_is_not_touched(tmp_path: Path) -> None:
