@@ -1,23 +1,58 @@
-"""The files under a machine's disk, read from the headers, top down: layers, the image at the end.
+"""The files that a machine's disk is made of, read from the headers, top down: its own, layers, the image at the end.
 
-They lie beside the disk under the bare names that the headers give. Light, since `status` asks for what is missing.
+They lie beside each other under the bare names that the headers give. `disk.qcow2` is a link to the uppermost one,
+since QEMU opens a file again by its name when it is frozen: a name that it knows must never come to mean another file.
+Light, since `status` asks for what is missing.
 """
 
+import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from devbox import fs
 from devbox.box import qcow2
 from devbox.paths import MachineDir
 
 _LONGEST = 64
 # By digest; of machines made before layers; and what a cut froze and did not come to name by its digest.
-_NAME = re.compile(r"[0-9a-f]{64}|base\.img|frozen-[0-9a-f]{16}\.qcow2")
+_NAME = re.compile(r"[0-9a-f]{64}|base\.img|disk-[0-9a-f]{16}\.qcow2")
+_OWN = "disk-*.qcow2"
+
+
+def active(files: MachineDir) -> Path:
+    """The file that the machine writes to, by its own name."""
+    try:
+        return files.folder / os.readlink(files.disk)  # noqa: PTH115 - a bare name
+    except OSError:
+        return files.disk  # of a machine made before layers, or there is none
+
+
+def new_name(files: MachineDir) -> Path:
+    return files.folder / f"disk-{secrets.token_hex(8)}.qcow2"
+
+
+def activate(files: MachineDir, disk: Path) -> None:
+    """Let `disk.qcow2` lead to `disk`, at once and durably."""
+    aside = files.folder / f".{files.disk.name}.{secrets.token_hex(4)}"
+    aside.symlink_to(disk.name)
+    aside.rename(files.disk)
+    fs.fsync_dir(files.folder)
+
+
+def sweep(files: MachineDir) -> None:
+    """Drop the machine's own files that its disk is not made of: named by their digest since, or never needed."""
+    used = {active(files), *parents(files)}
+    for path in files.folder.glob(_OWN):
+        if path not in used:
+            path.unlink(missing_ok=True)
+    fs.fsync_dir(files.folder)
 
 
 def parents(files: MachineDir) -> tuple[Path, ...]:
     """What stands under the disk, the nearest first. One that is not there ends the chain, and is its last."""
-    return tuple(_walk(files.disk, files.folder))
+    return tuple(_walk(active(files), files.folder))
 
 
 def image(files: MachineDir, sha256: str) -> Path:
@@ -27,8 +62,10 @@ def image(files: MachineDir, sha256: str) -> Path:
 
 def missing(files: MachineDir, sha256: str) -> Path | None:
     """The file under the disk that is gone, if one is; None where there is no disk. `sha256` is the image's."""
-    if not files.disk.exists():
+    if not os.path.lexists(files.disk):
         return None
+    if not files.disk.exists():
+        return active(files)
     last = next(reversed(parents(files)), image(files, sha256))  # a disk stands on something
     return None if last.exists() else last
 

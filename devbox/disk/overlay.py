@@ -38,7 +38,7 @@ def ensure(record: Record, image: Image, layers: Sequence[Blob] = ()) -> Overlay
     not the one that the machine was made from.
     """
     files = record.dir
-    if files.disk.exists():
+    if os.path.lexists(files.disk):
         _require_base(record)
         return Overlay(files.disk, chain.image(files, record.image))
     if image.sha256 != record.image:
@@ -53,16 +53,19 @@ def ensure(record: Record, image: Image, layers: Sequence[Blob] = ()) -> Overlay
     for layer in layers:
         hold(layer.path, files.parent(layer.sha256))
     below = (layers[0].sha256, layers[0].format) if layers else (base.name, record.image_format)
+    chain.sweep(files)  # what a crash left
+    disk = chain.new_name(files)
     with _aside(files.disk) as aside:
         _create(aside, *below, record.disk_size)
-        _link_durably(aside, files.disk)
+        fs.publish(aside, disk)
+        chain.activate(files, disk)
     return Overlay(files.disk, base)
 
 
-def put_above(disk: Path, name: str, size: int) -> None:
-    """Replace `disk` by an empty overlay of `size` bytes above the file `name` beside it, which holds its bytes now."""
+def put_above(below: Path, disk: Path, size: int) -> None:
+    """Make `disk`, an empty overlay of `size` bytes above `below` beside it."""
     with _aside(disk) as aside:
-        _create(aside, name, "qcow2", size)
+        _create(aside, below.name, "qcow2", size)
         fs.publish(aside, disk)
 
 
@@ -132,7 +135,7 @@ def _require_unchanged(record: Record) -> None:
     for base in chain.parents(record.dir):
         digest = _digest(base, record)
         # Records count whole seconds, rounded down. What a cut left without a digest's name cannot be proved.
-        if base.stat().st_mtime < created + 1 or digest.startswith("frozen-"):
+        if base.stat().st_mtime < created + 1 or digest.startswith("disk-"):
             continue
         if fs.sha256_file(base) != digest:
             raise DevboxError(

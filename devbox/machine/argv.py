@@ -44,6 +44,7 @@ class VmSpec:
     mounts: tuple[Mount, ...] = ()
     incoming: bool = False  # it waits for a saved memory instead of booting
     ram: Ram | None = None  # the file that is its memory
+    disk: Path | None = None  # the file that `dir.disk` leads to: QEMU must know it by its own name, see disk/chain
 
     @property
     def virtiofs(self) -> tuple[Mount, ...]:
@@ -186,7 +187,7 @@ def disk_node(path: Path, name: str, *, system: str) -> dict[str, Any]:
 
 
 def _disks(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
-    disk = disk_node(vm.dir.disk, "disk", system=facts.system)
+    disk = disk_node(vm.disk or vm.dir.disk, "disk", system=facts.system)
     seed = {
         "driver": "raw",
         "node-name": "seed",

@@ -2,13 +2,13 @@
 overlay above it. No copy, and no stop that a person would notice.
 
 The names on the disk change first, QEMU last: a kill between leaves an empty overlay above the file that QEMU goes on
-writing to, so nothing is lost. The caller holds the machine's lock, and has let the guest write out what it had.
+writing to, so nothing is lost. The caller holds the machine's lock, has let the guest write out what it had, and gives
+a `Qmp` with a patience of a minute: QEMU writes out what it has, too.
 """
 
-import os
-import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from devbox.errors import DevboxError
 from devbox.machine import argv
 from devbox.machine.qmp import Qmp
 
+_SYSTEM: str = "linux" if sys.platform == "linux" else "darwin"
 _DEVICE = "vda"  # the system disk, in the argument list
 
 
@@ -28,34 +29,32 @@ def active_node(qmp: Qmp) -> str:
 
 
 def freeze(record: Record, qmp: Qmp, *, while_stopped: Callable[[], None] | None = None) -> Path:
-    """The file that held the disk until now, frozen, beside the overlay in its place; `settle` names it for good.
+    """The file that the disk was written to until now, frozen; `settle` names it for good.
 
     With `while_stopped` the machine stands still from before the cut until that has returned: what it saves then (the
-    memory) belongs to the frozen disk. Raises `machine.not-cut`, which leaves the machine as it was.
+    memory) belongs to the frozen disk. Raises `machine.not-cut`, which leaves the machine as it was. What
+    `while_stopped` raises comes through, when the cut is made already.
     """
-    active = _inserted(qmp)
-    _require_same_chain(record, int(active["backing_file_depth"]))
-    leftovers(record)
-    token = secrets.token_hex(8)
-    frozen, node = record.dir.folder / f"frozen-{token}.qcow2", f"disk-{token}"
+    files, running = record.dir, _inserted(qmp)
+    old = chain.active(files)
+    _require_same_chain(record, old, int(running["backing_file_depth"]))
+    chain.sweep(files)
+    new = chain.new_name(files)
+    overlay.put_above(old, new, int(running["image"]["virtual-size"]))
+    chain.activate(files, new)
+    node = {**argv.disk_node(new, new.stem, system=_SYSTEM), "backing": None}
     try:
-        os.link(record.dir.disk, frozen)
-    except OSError as unable:
-        raise DevboxError(
-            "machine.not-cut", f"The disk cannot be frozen: this file system has no hard links ({unable.strerror})."
-        ) from unable
-    overlay.put_above(record.dir.disk, frozen.name, int(active["image"]["virtual-size"]))
-    system = "linux" if sys.platform == "linux" else "darwin"
-    try:
-        qmp.execute("blockdev-add", **argv.disk_node(record.dir.disk, node, system=system), backing=None)
-        _snapshot(qmp, str(active["node-name"]), node, while_stopped)
+        qmp.execute("blockdev-add", **node)
+        _snapshot(qmp, str(running["node-name"]), new.stem, while_stopped)
     except DevboxError:
-        if active_node(qmp) == active["node-name"]:
-            frozen.rename(record.dir.disk)  # Nothing was written to the overlay.
-            fs.fsync_dir(record.dir.folder)
+        if active_node(qmp) == running["node-name"]:
+            chain.activate(files, old)  # Nothing was written to the new one.
+            with suppress(DevboxError):
+                qmp.execute("blockdev-del", node_name=new.stem)
+            chain.sweep(files)
         raise
-    fs.append_event(record.dir.log, event="cut", frozen=frozen.name)
-    return frozen
+    fs.append_event(files.log, event="cut", frozen=old.name)
+    return old
 
 
 def _snapshot(qmp: Qmp, old: str, new: str, while_stopped: Callable[[], None] | None) -> None:
@@ -71,24 +70,15 @@ def _snapshot(qmp: Qmp, old: str, new: str, while_stopped: Callable[[], None] | 
 
 
 def settle(record: Record, qmp: Qmp, frozen: Path, sha256: str) -> Path:
-    """Name the frozen file by its digest, on the disk, in the overlay's header and in the running QEMU."""
+    """Name the frozen file by its digest: on the disk, and in the header of what stands on it."""
     parent = record.dir.parent(sha256)
     fs.fsync_file(frozen)
     overlay.hold(frozen, parent)
     node = active_node(qmp)
     qmp.execute("change-backing-file", device=node, image_node_name=node, backing_file=sha256)
     fs.fsync_file(record.dir.disk)
-    leftovers(record)
+    chain.sweep(record.dir)
     return parent
-
-
-def leftovers(record: Record) -> None:
-    """Drop the frozen files that the disk does not stand on: they have got their digest's name, or are not needed."""
-    used = {path.name for path in chain.parents(record.dir)}
-    for path in record.dir.folder.glob("frozen-*.qcow2"):
-        if path.name not in used:
-            path.unlink(missing_ok=True)
-    fs.fsync_dir(record.dir.folder)
 
 
 def _inserted(qmp: Qmp) -> dict[str, Any]:
@@ -99,8 +89,14 @@ def _inserted(qmp: Qmp) -> dict[str, Any]:
     raise DevboxError("machine.not-cut", "The running QEMU does not tell which disk it writes to.")
 
 
-def _require_same_chain(record: Record, depth: int) -> None:
-    """After a cut that was killed before QEMU heard of it, disk.qcow2 is not the file that QEMU writes to."""
+def _require_same_chain(record: Record, top: Path, depth: int) -> None:
+    """After a cut that was killed before QEMU heard of it, disk.qcow2 leads to a file that QEMU does not write to."""
+    if top == record.dir.disk:
+        raise DevboxError(
+            "machine.not-cut",
+            "The disk of this machine cannot be frozen while it runs: an earlier devbox made it.",
+            hint="Make the machine anew with `devbox destroy`, then `devbox up`, if you need that.",
+        )
     if len(chain.parents(record.dir)) != depth:
         raise DevboxError(
             "machine.not-cut",

@@ -9,9 +9,11 @@ import re
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from devbox import fs, proc, ui
+from devbox.disk import chain
 from devbox.errors import DevboxError
 from devbox.machine import argv, liveness, virtiofsd
 from devbox.machine.argv import VmSpec
@@ -27,7 +29,7 @@ def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
     fs.make_private_dir(vm.dir.runtime)
     if argv.uses_uefi(vm):
         _provide_firmware_vars(vm, facts)
-    command = argv.build(vm, facts)
+    command = argv.build(replace(vm, disk=chain.active(vm.dir)), facts)
     begin = _open_log(vm.dir.qemu_log)
     virtiofsd.end_leftovers(vm.dir.runtime)
     helpers = virtiofsd.start(vm, facts, vm.dir.qemu_log)

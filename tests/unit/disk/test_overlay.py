@@ -48,7 +48,7 @@ def test_it_is_never_made_again(tmp_path: Path) -> None:
     assert overlay.ensure(record, image) == overlay.ensure(record, other) == made
     assert made.path.read_bytes() == b"precious"
     left = {file.name for file in record.dir.folder.iterdir()}
-    assert left == {"record.json", "host_ed25519", image.sha256, "disk.qcow2"}
+    assert left == {"record.json", "host_ed25519", image.sha256, "disk.qcow2", chain.active(record.dir).name}
 
 
 def test_a_machine_from_before_layers_goes_on_with_its_base(tmp_path: Path) -> None:

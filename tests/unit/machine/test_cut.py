@@ -31,11 +31,12 @@ class Bare:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        disk = json.dumps(argv.disk_node(record.dir.disk, "disk", system="linux"))
+        disk = json.dumps(argv.disk_node(chain.active(record.dir), "disk", system="linux"))
         device = json.dumps({"driver": "virtio-blk-pci", "id": "vda", "drive": "disk"})
         words = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-S", "-m", "32", "-accel", "tcg"]
         words += ["-blockdev", disk, "-device", device, "-qmp", f"unix:{record.dir.qmp},server=on,wait=off"]
-        self.process = subprocess.Popen(words)
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(words, stdout=self.output)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -50,10 +51,23 @@ class Bare:
         device = "/machine/peripheral/vda/virtio-backend"
         assert self.qmp.human(f'qemu-io -d {device} "write -P {pattern} {at}M 1M"') == ""
 
+    def reads(self, pattern: int, at: int) -> bool:
+        """Whether the guest would read this; QEMU says so on its own output."""
+        device = "/machine/peripheral/vda/virtio-backend"
+        self.qmp.human(f'qemu-io -d {device} "read -P {pattern} {at}M 1M"')
+        return "failed" not in os.pread(self.output.fileno(), 1 << 20, 0).decode()
+
+    def opened(self) -> set[int]:
+        """The inodes of the disks' files that QEMU has open."""
+        folder = os.fspath(self.record.dir.folder)
+        links = Path(f"/proc/{self.process.pid}/fd").iterdir()
+        return {link.stat().st_ino for link in links if os.fspath(link.readlink()).startswith(folder)}
+
     def stop(self) -> None:
         self.qmp.execute("quit")
         self.process.wait(30)
         self.qmp.__exit__(None, None, None)
+        self.output.close()
         self.record.dir.qmp.unlink(missing_ok=True)
 
 
@@ -106,7 +120,10 @@ def test_two_cuts_and_what_was_written_between_them(record: Record, start: Calla
         assert holds(parent, number, number)
         assert not holds(parent, number + 10, number + 10)
     assert names(record) == [*found, record.image]
-    assert not list(record.dir.folder.glob("frozen-*"))
+    assert list(record.dir.folder.glob("disk-*")) == [chain.active(record.dir)]
+    assert qemu.opened() == {record.dir.disk.stat().st_ino, *(path.stat().st_ino for path in chain.parents(record.dir))}
+    assert all(qemu.reads(number, number) for number in (1, 2, 11, 12))
+    assert not qemu.reads(9, 1)
     qemu.stop()
     assert all(holds(record.dir.disk, number, number) for number in (1, 2, 11, 12))
     assert [fs.sha256_file(record.dir.parent(digest)) for digest in found] == found
@@ -137,14 +154,24 @@ def test_what_qemu_refuses_leaves_the_disk_as_it_was(
 ) -> None:
     qemu = start()
     qemu.write(1, 1)
-    before = record.dir.disk.stat().st_ino
+    before = chain.active(record.dir)
     monkeypatch.setattr(argv, "disk_node", lambda *_, **__: {"driver": "no such driver", "node-name": "x"})
     with pytest.raises(DevboxError):
         cut.freeze(record, qemu.qmp)
-    assert record.dir.disk.stat().st_ino == before
+    assert chain.active(record.dir) == before
+    assert list(record.dir.folder.glob("disk-*")) == [before]
 
 
-POINTS = ("overlay", "blockdev-add", "blockdev-snapshot", "snapshot-done", "hold", "change-backing-file", "dropping")
+POINTS = (
+    "overlay",
+    "activate",
+    "blockdev-add",
+    "blockdev-snapshot",
+    "snapshot-done",
+    "hold",
+    "change-backing-file",
+    "dropping",
+)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -153,7 +180,7 @@ def test_a_kill_at_any_point_loses_nothing(
 ) -> None:
     qemu = start()
     qemu.write(1, 1)
-    execute, hold, put_above, leftovers = qemu.qmp.execute, overlay.hold, overlay.put_above, cut.leftovers
+    execute, hold, put_above, sweep = qemu.qmp.execute, overlay.hold, overlay.put_above, chain.sweep
     armed = [True]
 
     def killed(here: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,17 +192,20 @@ def test_a_kill_at_any_point_loses_nothing(
 
         return maybe
 
+    activate = chain.activate
     with monkeypatch.context() as patched:
         patched.setattr(qemu.qmp, "execute", killed("", execute))
         patched.setattr(overlay, "put_above", killed("overlay", put_above))
         patched.setattr(overlay, "hold", killed("hold", hold))
+        patched.setattr(chain, "activate", killed("activate", activate))
         with suppress(Killed):
             frozen = cut.freeze(record, qemu.qmp)
             if point != "snapshot-done":
-                patched.setattr(cut, "leftovers", killed("dropping", leftovers))
+                patched.setattr(chain, "sweep", killed("dropping", sweep))
                 cut.settle(record, qemu.qmp, frozen, fs.sha256_file(frozen))
                 raise AssertionError("it was not killed")
     qemu.write(2, 2)
+    assert qemu.reads(1, 1)
     assert chain.missing(record.dir, record.image) is None
     before_the_snapshot = point in {"blockdev-add", "blockdev-snapshot"}
     if before_the_snapshot:
@@ -191,5 +221,5 @@ def test_a_kill_at_any_point_loses_nothing(
     again.write(4, 4)
     again.stop()
     assert all(holds(record.dir.disk, number, number) for number in (1, 2, 3, 4))
-    unproved = [name for name in names(record) if name.startswith("frozen-")]
-    assert sorted(path.name for path in record.dir.folder.glob("frozen-*")) == unproved
+    own = [chain.active(record.dir).name, *(name for name in names(record) if name.startswith("disk-"))]
+    assert sorted(path.name for path in record.dir.folder.glob("disk-*")) == sorted(own)
