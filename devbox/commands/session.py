@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from devbox import proc
 from devbox.commands import target
+from devbox.disk import identity
 from devbox.disk.record import Record
 from devbox.guest import openssh
-from devbox.guest.openssh import Endpoint
+from devbox.guest.openssh import Endpoint, Keys
 from devbox.machine import started
 from devbox.machine.lifecycle import Observation
 from devbox.share import folders
@@ -32,7 +33,14 @@ class Session:
 def endpoint(record: Record, seen: Observation) -> Endpoint:
     """Where the machine's SSH is answered, and by which keys both sides are known."""
     assert seen.ssh_port is not None
-    return Endpoint(port=seen.ssh_port, user=record.user, key=record.dir.login_key, known_hosts=record.dir.known_hosts)
+    own, born = identity.own(record), identity.provisional(record)
+    return Endpoint(
+        port=seen.ssh_port,
+        user=record.user,
+        key=own.login_key,
+        known_hosts=own.known_hosts,
+        born=Keys(born.login_key, born.known_hosts) if born else None,
+    )
 
 
 def current() -> Session:

@@ -74,9 +74,14 @@ def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: 
 
 
 @contextmanager
-def reach(project: Project, record: "Record", image: "Image", facts: "HostFacts") -> Iterator[Reached]:
-    """The machine of the record, from its disk to an answer and its folders. The caller holds its lock."""
-    from devbox.commands import steps
+def reach(
+    project: Project, record: "Record", image: "Image", facts: "HostFacts", *, renew: bool = True
+) -> Iterator[Reached]:
+    """The machine of the record, from its disk to an answer and its folders. The caller holds its lock.
+
+    Without `renew` it keeps the provisional identity that it may have, for layers to be made of it.
+    """
+    from devbox.commands import renewal, steps
     from devbox.disk import overlay, seed
     from devbox.machine import started
 
@@ -85,9 +90,12 @@ def reach(project: Project, record: "Record", image: "Image", facts: "HostFacts"
     vm = _virtual_machine(project.machine, record, facts)
     running = _start(record, project.machine, vm, facts)
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
-    with _connect(running, facts) as guest:
-        steps.bring_folders(project, record, running.observation, mounts)
-        yield Reached(guest, running.observation, mounts)
+    machine, seen, guest = project.machine, running.observation, _connect(running, facts)
+    if renew:
+        guest = renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown)
+    with guest:
+        steps.bring_folders(project, record, seen, mounts)
+        yield Reached(guest, seen, mounts)
 
 
 def find_image(project: Project, record: "Record | None") -> "Image":

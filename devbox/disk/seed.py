@@ -1,12 +1,14 @@
 """The cloud-init seed (NoCloud, an ISO image labelled `cidata`) and the keys that belong to it.
 
 Its three texts are pure functions; they are JSON, which is YAML. Nothing in them is secret but the guest's host key,
-so the image is 0600. A seed is remade only when it is missing: the instance id stays the same while the login key does.
+so the image is 0600. A seed is made when it is missing: the instance id stays the same while the login key does. It is
+rewritten in place, where a running QEMU has it open, since the guest reads it again at each of its own restarts.
 """
 
 import hashlib
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ import pycdlib
 
 from devbox import fs
 from devbox.config.model import MachineSpec
-from devbox.disk import keys
+from devbox.disk import identity, keys
+from devbox.disk.identity import Identity
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
+
+# The size of every seed, so that one can take another's place under a running QEMU. Its end is the digest of the rest.
+_SIZE = 128 << 10
+_DIGEST = hashlib.sha256().digest_size
 
 # All that the first boot needs. Every other module is left out: cloud-init is two thirds of a cold boot.
 _INIT_MODULES = (
@@ -40,25 +47,58 @@ class Seed:
 
 
 def ensure(record: Record, machine: MachineSpec) -> Seed:
-    """The seed, the login key and the known_hosts file of the machine, whatever of them is missing made."""
+    """The seed of the next boot, and the files of the machine's own identity, whatever of them is missing made."""
     files = record.dir
-    # The file serves one machine, which is on another port at every start: any name matches.
-    known_hosts = f"* {record.host_key}\n".encode()
+    known_hosts = identity.known_hosts(record.host_key)
     if not files.known_hosts.exists() or files.known_hosts.read_bytes() != known_hosts:
         fs.write_atomic(files.known_hosts, known_hosts)
-    if not (files.seed.exists() and files.login_key.exists()):
-        login_key = keys.make(files.login_key)
-        texts = {
-            "user-data": user_data(record, machine, login_key=login_key, host_key=_host_key(record)),
-            "meta-data": meta_data(record, login_key=login_key, hostname=machine.hostname),
-            "network-config": network_config(record.mac),
-        }
-        fs.write_atomic(files.seed, _iso(texts))
+    born = identity.provisional(record)
+    if not files.login_key.exists():
+        if born is None:
+            files.seed.unlink(missing_ok=True)  # first, as it gives the guest the lost one
+        keys.make(files.login_key)
+    if not files.seed.exists():
+        fs.write_atomic(files.seed, _image(record, machine, born or identity.own(record)))
+    elif born is not None and not _whole(files.seed):
+        _rewrite(files.seed, _image(record, machine, born))
     return Seed(files.seed, files.login_key, files.known_hosts)
 
 
-def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key: str) -> str:
-    """cloud-config. `login_key` is a public key line, `host_key` the text of the guest's private host key."""
+def take_own(record: Record, machine: MachineSpec) -> None:
+    """Write the machine's own identity into the seed that its guest was born by: it would bring the other one back."""
+    if record.dir.seed.exists():
+        _rewrite(record.dir.seed, _image(record, machine, identity.own(record)))
+
+
+def _image(record: Record, machine: MachineSpec, who: Identity) -> bytes:
+    login_key = keys.make(who.login_key)
+    instance = who.instance or identity.own_instance(record, login_key)
+    texts = {
+        "user-data": user_data(
+            record, machine, login_key=login_key, host_key=_host_key(who.host_key), host_line=who.host_line
+        ),
+        "meta-data": meta_data(instance, hostname=machine.hostname),
+        "network-config": network_config(record.mac),
+    }
+    padded = _iso(texts).ljust(_SIZE - _DIGEST, b"\0")
+    return padded + hashlib.sha256(padded).digest()
+
+
+def _whole(path: Path) -> bool:
+    data = path.read_bytes()
+    return data[-_DIGEST:] == hashlib.sha256(data[:-_DIGEST]).digest()
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    with path.open("r+b") as seed:
+        seed.write(data)
+        seed.truncate()
+        seed.flush()
+        os.fsync(seed.fileno())
+
+
+def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key: str, host_line: str) -> str:
+    """cloud-config. `login_key` and `host_line` are public key lines, `host_key` a private key's text."""
     user = {
         "name": record.user,
         "uid": record.uid,
@@ -76,7 +116,7 @@ def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key:
         "users": [user],  # without "default", so the vendor's own account, often uid 1000 too, is not made
         "ssh_deletekeys": False,
         "ssh_genkeytypes": ["ed25519"],  # the schema wants one; with `ssh_keys` none is made
-        "ssh_keys": {"ed25519_private": host_key, "ed25519_public": record.host_key},
+        "ssh_keys": {"ed25519_private": host_key, "ed25519_public": host_line},
         "hostname": machine.hostname,
         "preserve_hostname": False,
         "manage_etc_hosts": "localhost",  # one line, so that sudo knows the name; the rest of the file stays
@@ -91,10 +131,8 @@ def user_data(record: Record, machine: MachineSpec, *, login_key: str, host_key:
     return f"#cloud-config\n{_text(config)}"
 
 
-def meta_data(record: Record, *, login_key: str, hostname: str) -> str:
-    """The instance id changes with the login key alone, so that a guest whose key was lost takes the new one."""
-    key = hashlib.sha256(login_key.encode()).hexdigest()[:8]
-    return _text({"instance-id": f"{record.uuid}-{key}", "local-hostname": hostname})
+def meta_data(instance: str, *, hostname: str) -> str:
+    return _text({"instance-id": instance, "local-hostname": hostname})
 
 
 def network_config(mac: str) -> str:
@@ -118,13 +156,13 @@ def _text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _host_key(record: Record) -> str:
+def _host_key(path: Path) -> str:
     try:
-        return record.dir.host_key.read_text()
+        return path.read_text()
     except FileNotFoundError as lost:
         raise DevboxError(
             "seed.host-key-lost",
-            f"The guest's host key is gone, and with it the proof that the guest is ours: {record.dir.host_key}",
+            f"The guest's host key is gone, and with it the proof that the guest is ours: {path}",
             hint="Begin anew with `devbox destroy`, then `devbox up`.",
         ) from lost
 

@@ -180,16 +180,28 @@ def _connection(endpoint: Endpoint, timeout: float, sock: socket.socket) -> Any:
         connect_kwargs={
             "sock": sock,
             "pkey": paramiko.Ed25519Key.from_private_key_file(str(endpoint.key)),
+            "key_filename": [str(endpoint.born.key)] if endpoint.born else [],  # tried next, in the same connection
             "allow_agent": False,
             "look_for_keys": False,
             "banner_timeout": timeout,
             "auth_timeout": timeout,
         },
     )
-    name = endpoint.host if endpoint.port == 22 else f"[{endpoint.host}]:{endpoint.port}"
-    connection.client.get_host_keys().add(name, "ssh-ed25519", _pinned(endpoint.known_hosts))
-    connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())  # Fabric's own accepts anybody
+    # Fabric's own policy accepts anybody.
+    pairs = (endpoint, endpoint.born) if endpoint.born else (endpoint,)
+    connection.client.set_missing_host_key_policy(_OneOf([_pinned(one.known_hosts) for one in pairs]))
     return connection
+
+
+class _OneOf:
+    """Accepts these host keys and no other: a policy for paramiko, whose own list has one key of a kind for a host."""
+
+    def __init__(self, keys: Iterable[Any]) -> None:
+        self._keys = tuple(keys)
+
+    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:  # noqa: ARG002 - paramiko's signature
+        if key not in self._keys:
+            raise paramiko.SSHException(f"the host key {key.fingerprint} is not in known_hosts")
 
 
 def _pinned(known_hosts: Path) -> Any:

@@ -15,14 +15,26 @@ _HINT = "Install the OpenSSH client (Debian, Ubuntu: `apt install openssh-client
 
 
 @dataclass(frozen=True, slots=True)
+class Keys:
+    """The files by which both sides are known: a private login key, and the one line of the other's host key."""
+
+    key: Path
+    known_hosts: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the guest's SSH is answered, and the files by which both sides are known."""
+    """Where the guest's SSH is answered, and the files by which both sides are known.
+
+    `born` is the provisional identity that the guest may still hold: either host key is right, and either key logs in.
+    """
 
     port: int
     user: str
     key: Path
     known_hosts: Path
     host: str = "127.0.0.1"
+    born: Keys | None = None
 
 
 def knock(endpoint: Endpoint) -> socket.socket | None:
@@ -51,37 +63,38 @@ def host_alias(name: str) -> str:
 
 def ssh_config(endpoint: Endpoint, name: str, control: Path, *, forward_agent: bool = False) -> str:
     """The text of the machine's ssh_config. Pure."""
-    options = {
-        "HostName": endpoint.host,
-        "Port": str(endpoint.port),
-        "User": endpoint.user,
-        **pinned(endpoint),
-        "ForwardAgent": "yes" if forward_agent else "no",
-        "ControlMaster": "no",  # `warm_control` makes it: two that would at once complain to the user
-        "ControlPath": _quoted(control),
-        "ControlPersist": "10m",
-    }
-    return f"Host {host_alias(name)}\n" + "".join(f"  {key} {value}\n" for key, value in options.items())
+    options = (
+        ("HostName", endpoint.host),
+        ("Port", str(endpoint.port)),
+        ("User", endpoint.user),
+        *pinned(endpoint),
+        ("ForwardAgent", "yes" if forward_agent else "no"),
+        ("ControlMaster", "no"),  # `warm_control` makes it: two that would at once complain to the user
+        ("ControlPath", _quoted(control)),
+        ("ControlPersist", "10m"),
+    )
+    return f"Host {host_alias(name)}\n" + "".join(f"  {key} {value}\n" for key, value in options)
 
 
-def pinned(endpoint: Endpoint) -> dict[str, str]:
-    """What makes OpenSSH talk to this guest only, by its own key, and give up in time."""
-    return {
-        "IdentityFile": _quoted(endpoint.key),
-        "IdentitiesOnly": "yes",
-        "PreferredAuthentications": "publickey",
-        "PasswordAuthentication": "no",
-        "UserKnownHostsFile": _quoted(endpoint.known_hosts),
-        "GlobalKnownHostsFile": "/dev/null",
-        "StrictHostKeyChecking": "yes",
-        "HostKeyAlgorithms": "ssh-ed25519",
-        "CheckHostIP": "no",
-        "UpdateHostKeys": "no",
-        "ConnectTimeout": "60",
-        "ServerAliveInterval": "15",
-        "ServerAliveCountMax": "8",
-        "LogLevel": "ERROR",
-    }
+def pinned(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
+    """What makes OpenSSH talk to this guest only, by its own key, and give up in time; a name may come twice."""
+    pairs = (endpoint, endpoint.born) if endpoint.born else (endpoint,)
+    return (
+        *(("IdentityFile", _quoted(one.key)) for one in pairs),
+        ("IdentitiesOnly", "yes"),
+        ("PreferredAuthentications", "publickey"),
+        ("PasswordAuthentication", "no"),
+        ("UserKnownHostsFile", " ".join(_quoted(one.known_hosts) for one in pairs)),
+        ("GlobalKnownHostsFile", "/dev/null"),
+        ("StrictHostKeyChecking", "yes"),
+        ("HostKeyAlgorithms", "ssh-ed25519"),
+        ("CheckHostIP", "no"),
+        ("UpdateHostKeys", "no"),
+        ("ConnectTimeout", "60"),
+        ("ServerAliveInterval", "15"),
+        ("ServerAliveCountMax", "8"),
+        ("LogLevel", "ERROR"),
+    )
 
 
 def ssh_argv(ssh_config: Path, host: str, remote: str = "", *, terminal: bool = False) -> list[str]:

@@ -58,7 +58,7 @@ def inventory(host: str, variables: Mapping[str, str], groups: Sequence[str]) ->
 
 
 def host_variables(endpoint: Endpoint) -> dict[str, str]:
-    options = [word for name, value in openssh.pinned(endpoint).items() for word in ("-o", f"{name}={value}")]
+    options = [word for name, value in openssh.pinned(endpoint) for word in ("-o", f"{name}={value}")]
     return {
         "ansible_connection": "ssh",
         "ansible_host": endpoint.host,

@@ -10,7 +10,7 @@ import yaml
 
 from devbox import proc
 from devbox.config.model import Arch, BoxRef, Firmware, MachineSpec, User
-from devbox.disk import seed
+from devbox.disk import identity, seed
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from tests.unit.disk import machines
@@ -52,11 +52,19 @@ MACHINE = MachineSpec(
 
 
 def text() -> str:
-    return seed.user_data(RECORD, MACHINE, login_key="ssh-ed25519 LOGIN", host_key="-----BEGIN\nHOST\n-----END\n")
+    return seed.user_data(
+        RECORD,
+        MACHINE,
+        login_key="ssh-ed25519 LOGIN",
+        host_key="-----BEGIN\nHOST\n-----END\n",
+        host_line=RECORD.host_key,
+    )
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    changed = seed.user_data(replace(RECORD, **changes), MACHINE, login_key="ssh-ed25519 LOGIN", host_key="HOST")
+    changed = seed.user_data(
+        replace(RECORD, **changes), MACHINE, login_key="ssh-ed25519 LOGIN", host_key="HOST", host_line=RECORD.host_key
+    )
     loaded = yaml.safe_load(changed)
     assert isinstance(loaded, dict)
     return loaded
@@ -66,7 +74,7 @@ def config(**changes: Any) -> dict[str, Any]:
     ("name", "made"),
     [
         ("user-data.txt", text()),
-        ("meta-data.txt", seed.meta_data(RECORD, login_key="ssh-ed25519 LOGIN", hostname="hello")),
+        ("meta-data.txt", seed.meta_data(identity.own_instance(RECORD, "ssh-ed25519 LOGIN"), hostname="hello")),
         ("network-config.txt", seed.network_config(RECORD.mac)),
     ],
 )
@@ -105,7 +113,9 @@ def test_the_group_has_its_own_number_whatever_the_distribution(tmp_path: Path) 
 
 def test_a_user_without_groups_has_no_empty_list_which_cloud_init_refuses() -> None:
     plain = replace(MACHINE, user=User())
-    loaded = yaml.safe_load(seed.user_data(RECORD, plain, login_key="ssh-ed25519 LOGIN", host_key="HOST"))
+    loaded = yaml.safe_load(
+        seed.user_data(RECORD, plain, login_key="ssh-ed25519 LOGIN", host_key="HOST", host_line=RECORD.host_key)
+    )
     assert "groups" not in loaded["users"][0]
 
 
@@ -114,12 +124,9 @@ def test_alpine_has_no_bash() -> None:
 
 
 def test_the_instance_stays_the_same_while_the_login_key_does() -> None:
-    def instance(key: str) -> str:
-        loaded = yaml.safe_load(seed.meta_data(RECORD, login_key=key, hostname="hello"))
-        return str(loaded["instance-id"])
-
-    assert instance("one") == instance("one") != instance("two")
-    assert instance("one").startswith(RECORD.uuid)
+    one, same, two = (identity.own_instance(RECORD, key) for key in ("one", "one", "two"))
+    assert one == same != two
+    assert one.startswith(RECORD.uuid)
 
 
 def test_the_network_is_found_by_its_address() -> None:
