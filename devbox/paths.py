@@ -147,6 +147,11 @@ class MachineDir:
         return self.folder / "memory.state"
 
     @property
+    def memory_hardware(self) -> Path:
+        """The machine that this memory is of. While this file is there, the memory belongs to the disk as it is."""
+        return self.folder / "memory.json"
+
+    @property
     def snapshots(self) -> Path:
         return self.folder / "snapshots"
 

@@ -91,6 +91,7 @@ HIDDEN_IMPORTS = {
     ("machine/lifecycle", "devbox.machine.start"): "10 ms of planning QEMU that `status` does not need",
     ("machine/lifecycle", "devbox.machine.stop"): "asyncio, 50 ms that `status` does not need",
     ("machine/lifecycle", "devbox.machine.qmp"): "asyncio, 50 ms that `status` does not need",
+    ("machine/lifecycle", "devbox.machine.memory"): "asyncio, 50 ms that `status` does not need",
 }
 
 MODULE_LINES = 400

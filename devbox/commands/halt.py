@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from devbox import ui
-from devbox.commands import session, target
+from devbox.commands import session, sleeping, target
 from devbox.disk import record as records
-from devbox.machine import lifecycle
+from devbox.machine import dormant, lifecycle
 from devbox.machine.lifecycle import State
 
 
@@ -18,9 +18,11 @@ def halt(
     """Shut the machine down; its disk stays."""
     record = target.existing()
     with records.locked(record):
+        sleeping.shut_down_first(record, force=force)
         if lifecycle.observe(record).state is State.STOPPED:
             ui.done("The machine is stopped already.")
             return
         with ui.step("Shut the machine down"):
             lifecycle.halt(record, force=force, guest_poweroff=functools.partial(session.power_off, record))
+            dormant.forget(record.dir)  # of a machine that was about to be suspended
     ui.note("Start it again with `devbox up`.")

@@ -20,7 +20,7 @@ def reload(
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
 ) -> None:
     """Restart the machine as the Devboxfile now says."""
-    from devbox.commands import approval, rebuild, steps
+    from devbox.commands import approval, rebuild, sleeping, steps
     from devbox.config import build
     from devbox.disk import overlay
     from devbox.machine import host
@@ -35,6 +35,7 @@ def reload(
         overlay.held_image(record)
     host.probe(project.machine.arch, accel=accel)
     with records.locked(record):
+        sleeping.shut_down_first(record, force=False)
         if lifecycle.observe(record).state is not State.STOPPED:
             with ui.step("Shut the machine down"):
                 lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))

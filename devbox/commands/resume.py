@@ -1,14 +1,34 @@
-"""`devbox resume`: lets a paused machine go on, such as one that met a full disk on this computer."""
+"""`devbox resume`: lets a machine go on that was suspended, or that met a full disk on this computer."""
 
-from devbox import ui
-from devbox.commands import target
+from contextlib import suppress
+from pathlib import Path
+
+from devbox import paths, ui
+from devbox.commands import sleeping, target
 from devbox.disk import record as records
-from devbox.machine import lifecycle
+from devbox.disk.record import Record
+from devbox.errors import DevboxError
+from devbox.machine import lifecycle, saved, started
 
 
 def resume() -> None:
-    """Let a machine go on that a full disk has paused."""
+    """Let a suspended or paused machine go on."""
     record = target.existing()
     with records.locked(record):
-        lifecycle.resume(record)
+        if not sleeping.go_on(record):
+            lifecycle.resume(record)
+        _say_what_waits(record)
     ui.done("The machine goes on.")
+
+
+def _say_what_waits(record: Record) -> None:
+    """What the Devboxfile asks for by now and only a restart could bring. A mistake in it keeps nobody out."""
+    from devbox.commands import rebuild
+    from devbox.config import build
+    from devbox.machine import argv
+
+    with suppress(DevboxError):
+        vm = saved.running(record)
+        machine = rebuild.as_made(build.load(paths.find_project(Path.cwd()))).machine
+        if waiting := started.differs(record, argv.spec(record, machine, forwards=vm.forwards, mounts=vm.mounts)):
+            ui.warn(f"It goes on with another {', '.join(waiting)} than the Devboxfile says: `devbox reload`.")

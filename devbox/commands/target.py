@@ -12,6 +12,7 @@ from devbox.machine.lifecycle import Observation, State
 _NEXT = {
     State.RUNNING: "devbox ssh",
     State.PAUSED: "devbox resume",
+    State.SUSPENDED: "devbox resume",
     State.NOT_ANSWERING: "devbox halt --force",
     State.DAMAGED: "devbox destroy",
 }

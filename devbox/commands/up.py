@@ -45,9 +45,14 @@ def up(
         str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
     ] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+    discard_memory: Annotated[
+        bool, typer.Option("--discard-memory", help="Give up the memory of a suspended machine: boot its disk.")
+    ] = False,
 ) -> None:
     """Create, start and provision the machine."""
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
+    if discard_memory:
+        _discard_memory()
     bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)
 
 
@@ -98,6 +103,14 @@ def reach(
         yield Reached(guest, seen, mounts)
 
 
+def _discard_memory() -> None:
+    from devbox.commands import sleeping, target
+
+    record = target.existing()
+    with records.locked(record):
+        sleeping.shut_down_first(record, force=True)
+
+
 def find_image(project: Project, record: "Record | None") -> "Image":
     """The verified image: from the store, or for a machine that has its disk already, its own hold of it."""
     from devbox.box import catalogue, image
@@ -139,10 +152,12 @@ def _virtual_machine(machine: MachineSpec, record: "Record", facts: "HostFacts")
 
 def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts") -> "Running":
     """The running machine; what only a restart could apply to one that runs already is said."""
+    from devbox.commands import sleeping
     from devbox.disk import overlay
     from devbox.machine import lifecycle, started
 
     overlay.refuse_to_shrink(record, machine.disk)
+    sleeping.go_on(record)
     if lifecycle.observe(record).state is not lifecycle.State.STOPPED:
         running = lifecycle.ensure_running(record, vm, facts)
         waiting = started.differs(record, vm) + (("disk",) if machine.disk != record.disk_size else ())

@@ -50,6 +50,11 @@ class VmSpec:
     def virtiofs(self) -> tuple[Mount, ...]:
         return tuple(mount for mount in self.mounts if mount.type is FolderType.VIRTIOFS)
 
+    @property
+    def plugged(self) -> tuple[Mount, ...]:
+        """The folders that reach the guest by a device, each in a slot of its own."""
+        return tuple(mount for mount in self.mounts if mount.type is not FolderType.RSYNC)
+
 
 def spec(
     record: Record, machine: MachineSpec, *, forwards: tuple[Forward, ...] = (), mounts: tuple[Mount, ...] = ()
@@ -119,11 +124,13 @@ def _board(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     if vm.ram:
         memory = {"qom-type": "memory-backend-file", "id": "ram", "size": vm.memory, "share": vm.ram.shared}
         arguments += ["-object", json.dumps({**memory, "mem-path": os.fspath(vm.ram.path)})]
-        machine += ",memory-backend=ram"
     elif vm.virtiofs:
         memory = {"qom-type": "memory-backend-memfd", "id": "ram", "size": vm.memory, "share": True}
         arguments += ["-object", json.dumps(memory)]  # the helper maps the guest's memory, so it must be shared
-        machine += ",memory-backend=ram"
+    else:
+        arguments += ["-object", _json(**{"qom-type": "memory-backend-ram", "id": "ram", "size": vm.memory})]
+    # By one name, whatever it is: saved memory finds its place by it.
+    machine += ",memory-backend=ram"
     if uses_uefi(vm):
         arguments += _flash(vm, facts)
         machine += ",pflash0=firmware-code,pflash1=firmware-vars"
@@ -233,16 +240,26 @@ def _sockets(vm: VmSpec) -> tuple[str, ...]:
 
 
 def _folders(vm: VmSpec) -> tuple[str, ...]:
+    """A slot for each folder, and in it the device, which is pulled out before the memory is saved."""
     arguments: list[str] = []
-    for number, mount in enumerate(vm.mounts):
-        name = f"folder{number}"
-        if mount.type is FolderType.VIRTIOFS:
-            arguments += ["-chardev", f"socket,id={name},path={_plain(vm.dir.virtiofs(mount.tag))}"]
-            arguments += ["-device", _json(driver="vhost-user-fs-pci", id=f"{name}-fs", chardev=name, tag=mount.tag)]
-        elif mount.type is FolderType.NINEP:
+    for number, mount in enumerate(vm.plugged):
+        slot = _json(driver="pcie-root-port", id=f"slot{number}", bus="pcie.0", chassis=number + 1, slot=number + 1)
+        arguments += ["-device", slot]
+        if mount.type is FolderType.NINEP:
+            # QEMU has no way to add this one later; it is no part of the saved state.
             readonly = ",readonly=on" if mount.readonly else ""
             path = f"path={_plain(mount.host)},security_model=none,multidevs=remap{readonly}"
-            arguments += ["-fsdev", f"local,id={name},{path}"]
-            device = _json(driver="virtio-9p-pci", id=f"{name}-fs", fsdev=name, mount_tag=mount.tag)
-            arguments += ["-device", device]
+            arguments += ["-fsdev", f"local,id=folder{number},{path}"]
+        elif not vm.incoming:
+            arguments += ["-chardev", f"socket,id=folder{number},path={_plain(vm.dir.virtiofs(mount.tag))}"]
+        if not vm.incoming:
+            arguments += ["-device", json.dumps(folder_device(number, mount))]
     return tuple(arguments)
+
+
+def folder_device(number: int, mount: Mount) -> dict[str, str]:
+    """The device of the folder in this slot; what it stands on (chardev or fsdev) is called `folder<number>`."""
+    place = {"id": f"folder{number}-fs", "bus": f"slot{number}"}
+    if mount.type is FolderType.VIRTIOFS:
+        return {"driver": "vhost-user-fs-pci", **place, "chardev": f"folder{number}", "tag": mount.tag}
+    return {"driver": "virtio-9p-pci", **place, "fsdev": f"folder{number}", "mount_tag": mount.tag}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from devbox.disk import chain, trash
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import liveness
+from devbox.machine import dormant, liveness
 from devbox.machine.liveness import Peek
 from devbox.share.ports import Forward
 
@@ -26,6 +26,7 @@ class State(StrEnum):
     STOPPED = "stopped"
     RUNNING = "running"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
     NOT_ANSWERING = "not answering"
     DAMAGED = "damaged"
 
@@ -56,8 +57,10 @@ _PAUSED = {
     "guest-panicked": "the guest's kernel panicked",
     "shutdown": "the guest is shut down",
     "watchdog": "the watchdog stopped it",
+    "inmigrate": "it waits for its saved memory",
+    "postmigrate": "its memory was being saved",
 }
-_RESUMABLE = {"paused", "io-error", "prelaunch", "postmigrate", "suspended"}
+_RESUMABLE = {"paused", "io-error", "prelaunch", "postmigrate", "suspended", "finish-migrate", "save-vm"}
 
 
 def observe(record: Record) -> Observation:
@@ -74,7 +77,7 @@ def observe(record: Record) -> Observation:
         return Observation(State.NOT_ANSWERING, NO_SOCKETS)
     if gone := chain.missing(folder, record.image):
         return Observation(State.DAMAGED, f"the image under its disk is gone: {gone}")
-    return Observation(State.STOPPED)
+    return Observation(State.SUSPENDED if dormant.has_memory(folder) else State.STOPPED)
 
 
 def _from_peek(seen: Peek) -> Observation:
@@ -128,6 +131,8 @@ def _running(record: Record, seen: Peek, *, fresh: bool) -> Running:
 
 
 def _obstacle(seen: Observation) -> DevboxError:
+    if seen.state is State.SUSPENDED:
+        return DevboxError("machine.suspended", "The machine is suspended.", hint="Let it go on with `devbox resume`.")
     if seen.state is State.DAMAGED:
         return DevboxError(
             "machine.damaged",
@@ -164,6 +169,7 @@ def destroy(record: Record, *, for_good: bool = False) -> None:
 
 def resume(record: Record) -> None:
     """Let a paused machine go on. Raises `machine.not-resumable`, or `machine.paused` if it pauses again at once."""
+    from devbox.machine import memory  # noqa: PLC0415
     from devbox.machine.qmp import Qmp  # noqa: PLC0415
 
     seen = liveness.peek(record.dir.status)
@@ -177,7 +183,9 @@ def resume(record: Record) -> None:
             f"The machine cannot go on: {_from_peek(seen).reason}.",
             hint="End it with `devbox halt --force`, then start it with `devbox up`.",
         )
+    dormant.forget(record.dir)  # It may have been about to be suspended; from now on its disk moves on.
     with Qmp(record.dir.qmp) as qmp:
+        memory.cancel(qmp)
         qmp.execute("cont")
         # The guest writes again what it could not write before, so a disk that is still full shows at once.
         again = qmp.wait_event({"BLOCK_IO_ERROR"}, timeout=0.5) if seen.status == "io-error" else None

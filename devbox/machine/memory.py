@@ -68,6 +68,15 @@ def load(qmp: Qmp, source: Path | int, *, capabilities: Sequence[str] = (), stal
             os.close(fd)
 
 
+def cancel(qmp: Qmp) -> None:
+    """End a save that is under way, as far as QEMU answers: it would stop the machine again that is to go on."""
+    with suppress(DevboxError):
+        if qmp.execute("query-migrate").get("status", "none") in {"none", *_OVER}:
+            return
+        qmp.execute("migrate_cancel")
+        _until_over(qmp, 5.0)
+
+
 @contextmanager
 def _aside(target: Path) -> Iterator[tuple[Path, int]]:
     for left in target.parent.glob(f".{target.name}.*"):
@@ -89,7 +98,7 @@ def _save(qmp: Qmp, fd: int, capabilities: Sequence[str], stall: float) -> None:
         qmp.execute("migrate", uri=f"fd:{_NAME}")
         state = _until_over(qmp, stall)
     except BaseException as trouble:
-        _cancel(qmp)
+        cancel(qmp)
         if isinstance(trouble, DevboxError):
             raise _save_failed(trouble.details or trouble.message) from trouble
         raise
@@ -115,13 +124,6 @@ def _until_over(qmp: Qmp, stall: float) -> dict[str, Any]:
             raise _save_failed(f"no progress for {stall:.0f} s")
         over = state.get("status") in _OVER
         qmp.wait_event({"MIGRATION"}, 0.02 if over else _LOOK)
-
-
-def _cancel(qmp: Qmp) -> None:
-    """As far as QEMU still answers: a machine that is to go on must not be left in the middle of a migration."""
-    with suppress(DevboxError):
-        qmp.execute("migrate_cancel")
-        _until_over(qmp, 5.0)
 
 
 def _save_failed(why: str) -> DevboxError:

@@ -56,9 +56,15 @@ class Qmp:
 
     def execute(self, command: str, **arguments: object) -> Any:
         """The command's answer. Underscores in argument names become dashes. Raises `machine.qmp` when refused."""
-        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self._execute(command, {name.replace("_", "-"): value for name, value in arguments.items()})
+
+    def add_device(self, properties: Mapping[str, object]) -> None:
+        """Plug a device in, described as in the argument list, where names keep their underscores."""
+        self._execute("device_add", properties)
+
+    def _execute(self, command: str, named: Mapping[str, object]) -> Any:
         try:
-            return self._wait(self._client.execute(command, named), self._timeout)
+            return self._wait(self._client.execute(command, dict(named)), self._timeout)
         except ExecuteError as refused:
             raise DevboxError("machine.qmp", f"QEMU refused `{command}`: {refused}") from refused
 

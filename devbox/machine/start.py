@@ -15,7 +15,7 @@ from pathlib import Path
 from devbox import fs, proc, ui
 from devbox.disk import chain
 from devbox.errors import DevboxError
-from devbox.machine import argv, liveness, virtiofsd
+from devbox.machine import argv, dormant, liveness, virtiofsd
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
 from devbox.machine.process import Process
@@ -27,6 +27,8 @@ _DEADLINE = 60.0  # seconds until QEMU answers; it needs 0.1 s, but a busy disk 
 def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
     """Start QEMU, and return what it says about itself. Raises one of `explain`'s errors when it ends instead."""
     fs.make_private_dir(vm.dir.runtime)
+    if not vm.incoming and dormant.forget(vm.dir):
+        ui.warn("The memory of the suspended machine was given up: its disk boots.")
     if argv.uses_uefi(vm):
         _provide_firmware_vars(vm, facts)
     command = argv.build(replace(vm, disk=chain.active(vm.dir)), facts)

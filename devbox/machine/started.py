@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from devbox.machine.argv import VmSpec
 
 _RESTART = ("cpus", "memory", "network", "forwards", "mounts")
+_NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,15 @@ def differs(record: Record, vm: "VmSpec") -> tuple[str, ...]:
     return tuple(names.get(key, key) for key in _RESTART if stored and stored.get(key) != wanted[key])
 
 
+def whole(vm: "VmSpec") -> dict[str, Any]:
+    """All that a start may choose, as JSON values; what the record says, and what is of one run only, is left out."""
+    kept: dict[str, Any] = json.loads(json.dumps(asdict(vm), default=str))
+    return {name: value for name, value in kept.items() if name not in _NOT_CHOSEN}
+
+
 def _text(vm: "VmSpec") -> str:
-    return json.dumps({key: value for key, value in asdict(vm).items() if key in _RESTART}, indent=2, default=str)
+    everything = whole(vm)
+    return json.dumps({**{key: everything[key] for key in _RESTART}, "whole": everything}, indent=2)
 
 
 def _stored(record: Record) -> dict[str, Any]:

@@ -18,25 +18,25 @@ from devbox.share.folders import Mount
 
 def start(vm: VmSpec, facts: HostFacts, log: Path) -> tuple[int, ...]:
     """Start one helper for each virtiofs folder, and return their pids. They are children of ours."""
-    if not vm.virtiofs:
-        return ()
+    # One that waits for its memory has no folder yet: they are plugged in when the guest goes on.
+    return (
+        () if vm.incoming else tuple(start_one(mount, vm.dir.virtiofs(mount.tag), facts, log) for mount in vm.virtiofs)
+    )
+
+
+def start_one(mount: Mount, path: Path, facts: HostFacts, log: Path) -> int:
+    """Start the helper of one folder, which serves the next connection to the socket `path`; its pid."""
     if facts.virtiofsd is None:
         raise DevboxError(
             "machine.virtiofsd",
             "A folder is to be shared by virtiofs, but virtiofsd is not installed here.",
             hint="Install the package virtiofsd, or write `type: rsync` at the folder.",
         )
-    pids = []
-    with log.open("ab") as output:
-        for mount in vm.virtiofs:
-            path = vm.dir.virtiofs(mount.tag)
-            path.unlink(missing_ok=True)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(os.fspath(path))
-                listener.listen(1)
-                command = argv(mount, facts, listener.fileno())
-                pids.append(proc.start(command, log=output, pass_fds=[listener.fileno()]))
-    return tuple(pids)
+    path.unlink(missing_ok=True)
+    with log.open("ab") as output, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen(1)
+        return proc.start(argv(mount, facts, listener.fileno()), log=output, pass_fds=[listener.fileno()])
 
 
 def end_leftovers(runtime: Path) -> None:

@@ -23,6 +23,7 @@ ANSWERS: dict[str, Any] = {
     "query-kvm": {"enabled": False, "present": True},
     "human-monitor-command": USERNET,
     "query-block": [{"io-status": "ok"}, {}],
+    "query-migrate": {},
     "cont": {},
 }
 Handler = Callable[[socket.socket], None]
