@@ -25,11 +25,16 @@ def _user_dir(variable: str, kind: str) -> Path:
         return Path(override).absolute()
     if _PLATFORM == "linux":  # what platformdirs answers here, without its 25 ms import
         base = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
-        default = Path.home() / {"cache": ".cache", "state": ".local/state"}[kind]
+        default = Path.home() / {"cache": ".cache", "state": ".local/state", "config": ".config"}[kind]
         return (Path(base) if base.startswith("/") else default) / "devbox"
     import platformdirs  # noqa: PLC0415
 
-    return Path(platformdirs.user_cache_dir("devbox") if kind == "cache" else platformdirs.user_state_dir("devbox"))
+    places = {
+        "cache": platformdirs.user_cache_dir,
+        "state": platformdirs.user_state_dir,
+        "config": platformdirs.user_config_dir,
+    }
+    return Path(places[kind]("devbox"))
 
 
 def cache_dir() -> Path:
@@ -40,6 +45,11 @@ def cache_dir() -> Path:
 def state_dir() -> Path:
     """Machines, their disks and their identities: deleting this loses them."""
     return _user_dir("DEVBOX_STATE_DIR", "state")
+
+
+def preferences_file() -> Path:
+    """The user's own configuration, for all projects; only ever read."""
+    return _user_dir("DEVBOX_CONFIG_DIR", "config") / "config.yaml"
 
 
 def runtime_root() -> Path:

@@ -68,6 +68,7 @@ def a_person(cache: Path | None = None) -> Iterator[dict[str, str]]:
         "HOME": str(base),
         "DEVBOX_CACHE_DIR": str(cache or base / "cache"),
         "DEVBOX_STATE_DIR": str(base / "state"),
+        "DEVBOX_CONFIG_DIR": str(base / "config"),
         "DEVBOX_RUNTIME_DIR": str(runtime),
     }
     yield env

@@ -17,10 +17,10 @@ def devbox_dirs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     # A socket path is 107 bytes at most, and pytest's own folders are long.
     runtime = Path(tempfile.mkdtemp(prefix="dbx-", dir=os.environ.get("TMPDIR", "/tmp")))
     monkeypatch.setenv("HOME", os.fspath(home))
-    for name in ("CACHE", "STATE"):
+    for name in ("CACHE", "STATE", "CONFIG"):
         monkeypatch.setenv(f"DEVBOX_{name}_DIR", os.fspath(home / name.lower()))
     monkeypatch.setenv("DEVBOX_RUNTIME_DIR", os.fspath(runtime))
-    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CI"):
+    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "CI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(redact, "_installed", {})
     monkeypatch.setattr(redact, "_known", redact._Known({}))

@@ -59,7 +59,7 @@ def test_schemas_are_valid_and_explain_every_key(path: Path) -> None:
         assert found.get("examples") or "properties" in found, f"{name} has no examples"
 
 
-@pytest.mark.parametrize("name", ["devboxfile", "lock", "box"])
+@pytest.mark.parametrize("name", ["devboxfile", "lock", "box", "config"])
 def test_examples_in_schemas_are_right(name: str) -> None:
     whole = contract.bundled(name)
     for where, schema in properties(whole):
