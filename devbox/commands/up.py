@@ -45,29 +45,40 @@ def up(
         str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
     ] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+    locked: Annotated[
+        bool | None, typer.Option("--locked/--no-locked", help="Refuse what Devboxfile.lock lacks; set where CI is.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
 ) -> None:
     """Create, start and provision the machine."""
+    from devbox.box import online
+
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
-    bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)
+    with online.forbidden(when=offline):
+        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked)
 
 
-def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto") -> None:
+def bring_up(
+    folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto", locked: bool | None = None
+) -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval, rebuild, steps
+    from devbox.commands import approval, locking, rebuild, steps
     from devbox.config import build
     from devbox.machine import host
 
     project = rebuild.as_made(build.load(paths.find_project(folder)))
     approval.require(project, approve)
+    locking.require(project, made := records.find(project.root), locked=locked, provision=provision)
     steps.check(project)
     facts = host.probe(project.machine.arch, accel=accel)
-    image = find_image(project, records.find(project.root))
+    image = locking.find_image(project, made, locked=locked)
     record = records.ensure(project, image, firmware(project.machine, image))
     with records.locked(record), reach(project, record, image, facts) as reached:
         if provision:
             seen, mounts = reached.seen, reached.mounts
             steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown)
     if provision:
+        locking.settle(project, None, locked=locked)  # the sizes of what the steps have fetched
         steps.farewell(project, reached.seen)
     else:
         ui.note("The machine runs; its steps were left out: `devbox provision`.")
@@ -88,19 +99,6 @@ def reach(project: Project, record: "Record", image: "Image", facts: "HostFacts"
     with _connect(running, facts) as guest:
         steps.bring_folders(project, record, running.observation, mounts)
         yield Reached(guest, running.observation, mounts)
-
-
-def find_image(project: Project, record: "Record | None") -> "Image":
-    """The verified image: from the store, or for a machine that has its disk already, its own hold of it."""
-    from devbox.box import catalogue, image
-    from devbox.config import lock
-    from devbox.disk import overlay
-
-    if record and record.dir.disk.exists():
-        return overlay.held_image(record)
-    machine = project.machine
-    pinned = lock.read(project.root).pinned(machine.name, machine.arch, machine.box)
-    return image.ensure(catalogue.resolve(machine.box, machine.arch, pinned))
 
 
 def firmware(machine: MachineSpec, image: "Image") -> Firmware:

@@ -69,7 +69,7 @@ def parse(raw: Mapping[str, Any], source: Source) -> Repository:
 
 def _key(raw: Mapping[str, Any], source: Source) -> Key:
     if "url" in raw:
-        return Key(raw["sha256"].lower(), url=raw["url"], name=raw.get("name", "") or _last(urlsplit(raw["url"]).path))
+        return Key(artefacts.digest(raw), url=raw["url"], name=raw.get("name", "") or _last(urlsplit(raw["url"]).path))
     content = raw["content"].encode() if "content" in raw else inputs.read_file(source.root, raw["src"])
     # An OpenPGP packet begins with a byte above 127; all else is armoured, as the keys of apk are, too.
     if b"-----BEGIN " not in content and content[:1] <= b"\x7f":
