@@ -13,6 +13,7 @@ from devbox import paths, ui
 from devbox.errors import DevboxError, ExitCode
 
 if TYPE_CHECKING:
+    from devbox.box.traits import Source
     from devbox.config.addresses import Address
     from devbox.config.lock import FilePin, Lock, Pin
     from devbox.config.model import Arch, Project
@@ -120,13 +121,25 @@ def _image(project: "Project", old: "Lock", arch: "Arch", *, update: bool, fetch
         )
         return Pin(source_of(ref, project.root), source.url, None, new.digest.value, new.size)
     if fetch and not source.recipe:
-        image.ensure(source)
+        _have(source, f"{ref} ({arch})")
     pin = locking.pin_of(source, ref, project)
     if before and str(before) == str(pin) and before.url == pin.url and (before.size or not pin.size):
         ui.done(f"{ref} ({arch}) has not moved: {before}")
         return before
     ui.done(f"{ref} ({arch}): {pin}")
     return pin
+
+
+def _have(source: "Source", label: str) -> None:
+    """Fetch the image. Where there is no network its published digest must do, which proves as much."""
+    from devbox.box import image
+
+    try:
+        image.ensure(source)
+    except DevboxError as trouble:
+        if trouble.id != "download.failed":
+            raise
+        ui.warn(f"{trouble.message} {label} is locked by its published digest, with no size.")
 
 
 def _file(address: "Address", old: "Lock", *, update: bool) -> "FilePin":
