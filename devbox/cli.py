@@ -23,7 +23,7 @@ VERBS = {
     "init": "Write a Devboxfile for this project.",
     "validate": "Check the Devboxfile: every mistake with its line.",
     "schema": "Print the Devboxfile's JSON Schema, for editors.",
-    "lock": "Pin the images that have no published digest.",
+    "lock": "Lock what the Devboxfile's names stand for; --update moves it.",
     "up": "Create, start and provision the machine.",
     "provision": "Carry out the steps that the machine still needs.",
     "test": "Run the checks of the Devboxfile in the machine.",

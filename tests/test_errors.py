@@ -16,7 +16,7 @@ AREAS = frozenset(
     )
 )
 FILE_ENDINGS = frozenset(
-    {"json", "jsonl", "log", "sock", "pid", "iso", "img", "sh", "tar", "vfat", "mod", "xml", "txt"}
+    {"json", "jsonl", "log", "sock", "pid", "iso", "img", "sh", "tar", "vfat", "mod", "xml", "txt", "yaml"}
 )
 
 

@@ -77,6 +77,7 @@ CALLS = {
 # Outside the command line, a hidden import needs a reason; here are all of them.
 HIDDEN_IMPORTS = {
     ("box/image", "devbox.box.download"): "httpx, 80 ms that an image in the store does not need",
+    ("box/image", "devbox.box.elsewhere"): "the same httpx",
     ("box/image", "devbox.box.unpack"): "zstandard, 20 ms that an image in the store does not need",
     ("config/document", "yaml"): "20 ms that a remembered document does not need",
     ("config/build", "devbox.config.contract"): "jsonschema, 90 ms that a remembered document does not need",
@@ -85,7 +86,7 @@ HIDDEN_IMPORTS = {
     ("fs", "hashlib"): "3 ms of OpenSSL that `status` does not need",
     ("paths", "platformdirs"): "25 ms that Linux does not need",
     ("provision/archive", "zstandard"): "20 ms that other archives do not need",
-    ("provision/artefacts", "devbox.box.download"): "httpx, 80 ms that a file which is here does not need",
+    ("provision/artefacts", "devbox.box.elsewhere"): "httpx, 80 ms that a file which is here does not need",
     ("provision/secrets", "keyring"): "an optional library, 100 ms that only a secret in it needs",
     ("provision/rendering", "jinja2"): "60 ms that a file without templates does not need",
     ("machine/lifecycle", "devbox.machine.start"): "10 ms of planning QEMU that `status` does not need",

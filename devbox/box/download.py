@@ -23,7 +23,7 @@ from devbox.version import __version__
 _REDIRECTS = 10
 _PROGRESS = 64 << 10  # fewer new bytes than this do not count as an attempt that got on
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_ADD = "Or take the file from elsewhere: devbox box add FILE"
+ADD = "Or take the file from elsewhere: devbox box add FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def fetch(
     *,
     title: str = "",
     bounds: Bounds = Bounds(),  # noqa: B008 - frozen
-    otherwise: str = _ADD,
+    otherwise: str = ADD,
 ) -> Downloaded:
     """Raises `download.…` errors and `store.full`; after those the partial file is kept wherever it can be of use.
 

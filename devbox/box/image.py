@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from devbox import fs, ui
-from devbox.box import partial, qcow2, recipe, store
+from devbox.box import online, partial, qcow2, recipe, store
 from devbox.box.partial import Partial
-from devbox.box.store import Blob, Image
+from devbox.box.store import Blob, File, Image
 from devbox.box.traits import Source
 from devbox.config.model import Digest
 from devbox.errors import DevboxError, ExitCode
@@ -51,6 +51,16 @@ def pin(source: Source) -> Pinned:
     with store.lock(name):
         blob, came = _make(source, name)
     return Pinned(_image(blob, source), came.digests[0], came.size)
+
+
+def stored(key: str, source: Source) -> Image | None:
+    """The image that is in the store under this key, by which `source` is known or was."""
+    return _found(key, source)
+
+
+def file_of(source: Source) -> File | None:
+    """The file that a stored image came as; None where the store does not know (any more)."""
+    return store.came_as(source_key(source))
 
 
 def source_key(source: Source) -> str:
@@ -116,16 +126,18 @@ def _flat(part: Path) -> Path:
 def _bring(source: Source, part: Path) -> _Came:
     """The published file, or what the recipe makes, as the partial file, verified by its digest if there is one."""
     if source.recipe:
+        online.require(f"The image of the recipe {source.recipe} ({source.traits.arch})")
         partial.discard(part)
         recipe.build(source.recipe, source.traits.arch, source.packages, part)
         return _Came(part.stat().st_size, (Digest("sha256", fs.sha256_file(part)),))
     if source.path:
         return _copy(source.path, part, source.digest)
-    from devbox.box import download  # noqa: PLC0415 - httpx costs 80 ms, and nearly every `up` finds its image here
+    # httpx costs 80 ms, and nearly every `up` finds its image here.
+    from devbox.box import download, elsewhere  # noqa: PLC0415
 
     title = f"Fetching {source.traits.label} ({source.traits.arch}) from {urlsplit(source.url).hostname}"
     try:
-        got = download.fetch(source.url, part, source.digest, title=title)
+        got = elsewhere.fetch(source.url, part, source.digest, title=title, otherwise=download.ADD)
     except DevboxError as trouble:
         if trouble.id == "download.gone" and source.latest:
             trouble.hint = (
@@ -182,7 +194,8 @@ def _finish(source: Source, part: Path, came: _Came, keys: Sequence[str]) -> Blo
 
             header = unpack.flatten(made, flat, header, name=label)
             made, sha256 = flat, fs.sha256_file(flat)
-        return store.publish(made, sha256, header, label=label, keys=keys)
+        came_as = File(came.digests[0].value, came.size)
+        return store.publish(made, sha256, header, label=label, keys=keys, came_as=came_as)
     finally:
         partial.discard(unpacked)
         partial.discard(flat)

@@ -50,6 +50,14 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file as it came, before it was unpacked: what its publisher has."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Record:
     size: int
     inode: int
@@ -96,6 +104,15 @@ def find(key: str) -> Blob | None:
     return have(value) if algorithm == "sha256" else None
 
 
+def came_as(key: str) -> File | None:
+    """The file that the blob of this key came as. None where that was not written down."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((paths.cache_dir() / "index" / f"{key}.json").read_bytes())["came_as"]
+        if _SHA256.fullmatch(found["sha256"]) and type(found["size"]) is int:
+            return File(found["sha256"], found["size"])
+    return None
+
+
 def have(sha256: str) -> Blob | None:
     """The blob, if it is here and is what its name says. A damaged one is set aside, with a warning."""
     path = blob_path(sha256)
@@ -109,8 +126,11 @@ def have(sha256: str) -> Blob | None:
     return known
 
 
-def publish(aside: Path, sha256: str, header: qcow2.Header, *, label: str, keys: Collection[str]) -> Blob:
+def publish(
+    aside: Path, sha256: str, header: qcow2.Header, *, label: str, keys: Collection[str], came_as: File | None = None
+) -> Blob:
     """Take the finished file `aside`, whose digest the caller has computed, into the store under that digest."""
+    about = {"sha256": sha256, "label": label, **({"came_as": asdict(came_as)} if came_as else {})}
     path = folder("blobs/sha256") / sha256
     with blob_lock(sha256):
         blob = _known(path) or (_rehash(path) if path.exists() else None)
@@ -120,8 +140,7 @@ def publish(aside: Path, sha256: str, header: qcow2.Header, *, label: str, keys:
             aside.chmod(0o444)
             _record(sha256, aside, header, label)
         for each in keys:
-            text = json.dumps({"sha256": sha256, "label": label}).encode()
-            fs.write_atomic(folder("index") / f"{each}.json", text)
+            fs.write_atomic(folder("index") / f"{each}.json", json.dumps(about).encode())
         if blob is None:
             # Last of all: an index or a record without its blob means nothing, a blob without them costs a download.
             fs.publish(aside, path)

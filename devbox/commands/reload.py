@@ -18,9 +18,14 @@ def reload(
     provision: Annotated[bool, typer.Option(help="Run the provisioning steps as well.")] = True,
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+    locked: Annotated[
+        bool | None, typer.Option("--locked/--no-locked", help="Refuse what Devboxfile.lock lacks; set where CI is.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
 ) -> None:
     """Restart the machine as the Devboxfile now says."""
-    from devbox.commands import approval, rebuild, sleeping, steps
+    from devbox.box import online
+    from devbox.commands import approval, locking, rebuild, sleeping, steps
     from devbox.config import build
     from devbox.disk import overlay
     from devbox.machine import host
@@ -28,8 +33,10 @@ def reload(
     # What `up` would refuse must be found before it costs the running machine.
     project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
     approval.require(project, approve)
-    steps.check(project)
     record = target.existing()
+    with online.forbidden(when=offline):
+        locking.require(project, record, locked=locked, provision=provision)
+    steps.check(project)
     overlay.refuse_to_shrink(record, project.machine.disk)
     if record.dir.disk.exists():
         overlay.held_image(record)
@@ -39,4 +46,5 @@ def reload(
         if lifecycle.observe(record).state is not State.STOPPED:
             with ui.step("Shut the machine down"):
                 lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
-    bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)
+    with online.forbidden(when=offline):
+        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked)

@@ -48,31 +48,42 @@ def up(
     discard_memory: Annotated[
         bool, typer.Option("--discard-memory", help="Give up the memory of a suspended machine: boot its disk.")
     ] = False,
+    locked: Annotated[
+        bool | None, typer.Option("--locked/--no-locked", help="Refuse what Devboxfile.lock lacks; set where CI is.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
 ) -> None:
     """Create, start and provision the machine."""
+    from devbox.box import online
+
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
     if discard_memory:
         _discard_memory()
-    bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel)
+    with online.forbidden(when=offline):
+        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked)
 
 
-def bring_up(folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto") -> None:
+def bring_up(
+    folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto", locked: bool | None = None
+) -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval, rebuild, steps
+    from devbox.commands import approval, locking, rebuild, steps
     from devbox.config import build
     from devbox.machine import host
 
     project = rebuild.as_made(build.load(paths.find_project(folder)))
     approval.require(project, approve)
+    locking.require(project, made := records.find(project.root), locked=locked, provision=provision)
     steps.check(project)
     facts = host.probe(project.machine.arch, accel=accel)
-    image = find_image(project, records.find(project.root))
+    image = locking.find_image(project, made, locked=locked)
     record = records.ensure(project, image, firmware(project.machine, image))
     with records.locked(record), reach(project, record, image, facts) as reached:
         if provision:
             seen, mounts = reached.seen, reached.mounts
             steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown)
     if provision:
+        locking.settle(project, None, locked=locked)  # the sizes of what the steps have fetched
         steps.farewell(project, reached.seen)
     else:
         ui.note("The machine runs; its steps were left out: `devbox provision`.")
@@ -109,19 +120,6 @@ def _discard_memory() -> None:
     record = target.existing()
     with records.locked(record):
         sleeping.shut_down_first(record, force=True)
-
-
-def find_image(project: Project, record: "Record | None") -> "Image":
-    """The verified image: from the store, or for a machine that has its disk already, its own hold of it."""
-    from devbox.box import catalogue, image
-    from devbox.config import lock
-    from devbox.disk import overlay
-
-    if record and record.dir.disk.exists():
-        return overlay.held_image(record)
-    machine = project.machine
-    pinned = lock.read(project.root).pinned(machine.name, machine.arch, machine.box)
-    return image.ensure(catalogue.resolve(machine.box, machine.arch, pinned))
 
 
 def firmware(machine: MachineSpec, image: "Image") -> Firmware:

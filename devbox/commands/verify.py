@@ -41,18 +41,22 @@ def verify(
         str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
     ] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+    locked: Annotated[
+        bool | None, typer.Option("--locked/--no-locked", help="Refuse what Devboxfile.lock lacks; set where CI is.")
+    ] = None,
 ) -> None:
     """Prove the Devboxfile on a fresh machine, for CI."""
-    from devbox.commands import approval, steps
+    from devbox.commands import approval, locking, steps
     from devbox.config import build
     from devbox.machine import host
 
     declared = build.load(paths.find_project(Path.cwd()))
     approval.require(declared, approve)
+    locking.require(declared, None, locked=locked)
     steps.check(declared)
     junit.prepare(report)
     facts = host.probe(declared.machine.arch, accel=accel)
-    image = up.find_image(declared, None)
+    image = locking.find_image(declared, None, locked=locked)
     _remove_left_over(declared.root)
     project = fresh(declared)
     started = time.monotonic()

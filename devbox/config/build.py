@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from devbox import paths, ui
-from devbox.config import box_names, checks, document, local, remembered, secrets, steps, values
+from devbox.config import addresses, box_names, checks, document, local, remembered, secrets, steps, values
 from devbox.config.draft import Draft
 from devbox.config.model import (
     Arch,
@@ -38,14 +38,16 @@ _LEAST_DISK = 64 << 20
 _DEFAULTS = MachineSpec("default", {}, Arch.X86_64)
 
 
-def load(root: Path, host: Host | None = None) -> Project:
-    """The project whose Devboxfile lies in `root`.
+def load(root: Path, host: Host | None = None, *, committed: bool = False) -> Project:
+    """The project whose Devboxfile lies in `root`. Digests that its steps leave out come from Devboxfile.lock.
 
+    `committed`: as it is for everybody, without Devboxfile.local, and as it is written, without what the lock adds.
     Raises `config.invalid` with every mistake, `config.unreadable`, `config.version` and `config.requires`.
     """
     root = root.absolute()
     contents = [document.read_bytes(root / paths.DEVBOXFILE)]
-    if os.path.lexists(root / paths.LOCAL_FILE):
+    own = os.path.lexists(root / paths.LOCAL_FILE)
+    if own and not committed:
         contents.append(document.read_bytes(root / paths.LOCAL_FILE))
     known = remembered.recall(root, contents)
     asked = known or _read(contents)
@@ -54,9 +56,9 @@ def load(root: Path, host: Host | None = None) -> Project:
     project = _project(draft, root, host or values.this_host())
     if draft.problems:
         fail(draft.problems)
-    if not known:
+    if not known and not (own and committed):  # one is remembered, and the other one is asked for more often
         remembered.remember(root, contents, asked)
-    return project
+    return project if committed else addresses.completed(project)
 
 
 def _read(contents: list[bytes]) -> Document:

@@ -1,6 +1,7 @@
-"""Devboxfile.lock: what the boxes' names resolved to, by machine and architecture; only `devbox lock` writes it.
+"""Devboxfile.lock: which bytes the names and addresses of a Devboxfile stood for, when somebody last said so.
 
-It is JSON with sorted keys, so that a change shows as few lines; the strict YAML reader can read it too, for the lines.
+It is JSON with sorted keys, a value on each line, so that a change shows as few lines and a merge conflict can be
+read; the strict YAML reader can read it too, for the lines. Format 1 had images without a published digest only.
 """
 
 import json
@@ -13,39 +14,70 @@ from devbox import fs, paths
 from devbox.config import document
 from devbox.config.model import Arch, BoxRef, Digest
 from devbox.config.problems import Document, fail
+from devbox.errors import DevboxError, ExitCode
 from devbox.version import __version__
 
-_FORMAT = 1
+FORMAT = 2
+_HINT = "Take the committed one back, or remove it and write it again with `devbox lock`."
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One image: where it came from, the digest that its publisher gives for the file, the file's own, its size."""
+    """One image. A recipe's is known by what goes into it, since each build of the same has other bytes: `sha256` then
+    only tells what it became where this was written. It is "", and `size` 0, where they are not known.
+    """
 
     source: str  # what the Devboxfile asked for, as `source_of` writes it
-    url: str
-    digest: Digest | None
+    url: str = ""
+    digest: Digest | None = None  # that its publisher gives for the file
+    sha256: str = ""  # of the file as it came
+    size: int = 0  # of the same, in bytes
+    inputs: str = ""  # the digest of what goes into a recipe
+
+    @property
+    def proof(self) -> Digest | None:
+        """What the file of the image must have; None for a recipe."""
+        if self.inputs:
+            return None
+        return self.digest or Digest("sha256", self.sha256)
+
+    def is_for(self, ref: BoxRef, root: Path) -> bool:
+        """Whether it is what the Devboxfile asks for still."""
+        known = {self.digest, Digest("sha256", self.sha256)}
+        return self.source == source_of(ref, root) and (ref.digest is None or ref.digest in known)
+
+    def __str__(self) -> str:
+        return f"inputs sha256:{self.inputs}" if self.inputs else str(self.proof)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePin:
+    """A file that a step fetches; `size` is 0 where nobody has seen it yet."""
+
     sha256: str
-    size: int
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"sha256:{self.sha256}"
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
     root: Path
     pins: Mapping[tuple[str, Arch], Pin] = field(default_factory=dict)
+    files: Mapping[str, FilePin] = field(default_factory=dict)  # by their address, as the Devboxfile writes it
+    writer: str = field(default=__version__, compare=False)  # the version of devbox that wrote it
 
     def pin(self, machine: str, arch: Arch, ref: BoxRef) -> Pin | None:
         """The image pinned for this machine; None when the Devboxfile asks for another one by now."""
         pin = self.pins.get((machine, arch))
-        return pin if pin and pin.source == source_of(ref, self.root) else None
-
-    def pinned(self, machine: str, arch: Arch, ref: BoxRef) -> Digest | None:
-        """The digest that the file of the image must have, or None where nothing is pinned."""
-        pin = self.pin(machine, arch, ref)
-        return (pin.digest or Digest("sha256", pin.sha256)) if pin else None
+        return pin if pin and pin.is_for(ref, self.root) else None
 
     def with_pin(self, machine: str, arch: Arch, pin: Pin) -> "Lock":
         return replace(self, pins={**self.pins, (machine, arch): pin})
+
+    def with_file(self, url: str, pin: FilePin) -> "Lock":
+        return replace(self, files={**self.files, url: pin})
 
 
 def source_of(ref: BoxRef, root: Path) -> str:
@@ -58,43 +90,68 @@ def source_of(ref: BoxRef, root: Path) -> str:
 
 
 def read(root: Path) -> Lock:
-    """The lock of the project in `root`; an empty one where there is none. Raises `config.invalid`."""
+    """The lock of the project in `root`; an empty one where there is none.
+
+    Raises `config.invalid`, `config.unreadable` and `config.version`.
+    """
     path = root / paths.LOCK_FILE
     if not path.exists():
         return Lock(root)
     raw = document.read_bytes(path)
     try:
-        return Lock(root, _pins(json.loads(raw)))
+        data = json.loads(raw)
+        _refuse_newer(data["version"])
+        return Lock(root, _pins(data["machines"]), _files(data.get("downloads", {})), str(data.get("devbox", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         _explain(document.load_bytes(raw, paths.LOCK_FILE))
+
+
+def _refuse_newer(version: Any) -> None:
+    if type(version) is int and version > FORMAT:
+        raise DevboxError(
+            "config.version",
+            f"{paths.LOCK_FILE} is written in format {version}, and devbox {__version__} reads format {FORMAT}.",
+            hint="Update devbox.",
+            exit_code=ExitCode.USAGE,
+        )
+    if type(version) is not int or version < 1:
+        raise ValueError("no format")
 
 
 def _explain(read: Document) -> NoReturn:
     from devbox.config import contract  # noqa: PLC0415 - 90 ms that a right file does not need
 
     problems = [*read.problems, *contract.check(read, "lock")]
-    fail(
-        problems or [read.problem((), "this is not what `devbox lock` writes")],
-        "Take the committed one back, or remove it and write it again with `devbox lock`.",
-    )
+    fail(problems or [read.problem((), "this is not what `devbox lock` writes")], _HINT)
 
 
-def _pins(data: Any) -> dict[tuple[str, Arch], Pin]:
-    if data["version"] != _FORMAT:
-        raise ValueError("another format")
+def _pins(machines: Any) -> dict[tuple[str, Arch], Pin]:
     return {
-        (str(machine), Arch(arch)): _pin(pin)
-        for machine, arches in data["machines"].items()
-        for arch, pin in arches.items()
+        (str(machine), Arch(arch)): _pin(pin) for machine, arches in machines.items() for arch, pin in arches.items()
     }
 
 
 def _pin(data: Any) -> Pin:
     digest = _digest(data["digest"]) if "digest" in data else None
-    sha256 = _digest(f"sha256:{data['sha256']}").value
-    if not isinstance(data["source"], str) or type(data["size"]) is not int or data["size"] < 0:
+    sha256, inputs = (_sha256(data[name]) if name in data else "" for name in ("sha256", "inputs"))
+    if not isinstance(data["source"], str) or not (digest or sha256 or inputs):
         raise ValueError("not a pin")
-    return Pin(data["source"], str(data.get("url", "")), digest, sha256, data["size"])
+    return Pin(data["source"], str(data.get("url", "")), digest, sha256, _size(data), inputs)
+
+
+def _files(downloads: Any) -> dict[str, FilePin]:
+    return {str(url): FilePin(_sha256(file["sha256"]), _size(file)) for url, file in downloads.items()}
+
+
+def _size(data: Any) -> int:
+    size = data.get("size", 0)
+    if type(size) is not int or size < 0:
+        raise ValueError("not a size")
+    return size
+
+
+def _sha256(text: str) -> str:
+    return _digest(f"sha256:{text}").value
 
 
 def _digest(text: str) -> Digest:
@@ -108,13 +165,24 @@ def write(root: Path, lock: Lock) -> None:
     """Replace the lock of the project in `root`."""
     machines: dict[str, dict[str, Any]] = {}
     for (machine, arch), pin in lock.pins.items():
-        machines.setdefault(machine, {})[arch.value] = {
+        fields = {
             "source": pin.source,
-            **({"url": pin.url} if pin.url else {}),
-            **({"digest": str(pin.digest)} if pin.digest else {}),
+            "url": pin.url,
+            "digest": str(pin.digest or ""),
             "sha256": pin.sha256,
             "size": pin.size,
+            "inputs": pin.inputs,
         }
-    data = {"version": _FORMAT, "devbox": __version__, "machines": machines}
+        machines.setdefault(machine, {})[arch.value] = _known(fields)
+    data = {
+        "version": FORMAT,
+        "devbox": __version__,
+        "machines": machines,
+        "downloads": {url: _known({"sha256": file.sha256, "size": file.size}) for url, file in lock.files.items()},
+    }
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     fs.write_atomic(root / paths.LOCK_FILE, text.encode(), mode=0o644)
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}

@@ -1,16 +1,23 @@
 """Files that steps name by address and digest, kept on this computer: the name of such a file, and having it.
 
-Kept below the cache under their digest, read-only, and looked at again before each use. Nothing here reaches a guest.
+The digest is the step's own or that of Devboxfile.lock; without one nothing is fetched for a guest. Kept below the
+cache under it, read-only, and looked at again before each use. Nothing here reaches a guest.
 """
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 from devbox import fs, paths, ui
 from devbox.box import partial
+from devbox.config.lock import FilePin
 from devbox.config.model import Digest
+from devbox.errors import DevboxError
+from devbox.provision.step import invalid
 
 _WAIT = 6 * 3600.0  # seconds that one devbox waits for another that fetches the same file
 _OTHERWISE = "Or put the file into the project, and name it there (`src`) instead of by its address"
@@ -19,6 +26,16 @@ _OTHERWISE = "Or put the file into the project, and name it there (`src`) instea
 def path(sha256: str) -> Path:
     """Where the file of this digest lies, or would."""
     return paths.cache_dir() / "artefacts" / sha256
+
+
+def digest(raw: Mapping[str, Any]) -> str:
+    """The digest in a mapping with `url` and, once the lock has completed it, `sha256`. Raises `step.invalid`."""
+    if "sha256" not in raw:
+        raise invalid(
+            f"nothing says which file {raw['url'].partition('?')[0]} is: give its sha256, "
+            f"or let `devbox lock` fetch it once and write that to {paths.LOCK_FILE}"
+        )
+    return str(raw["sha256"]).lower()
 
 
 @contextmanager
@@ -38,13 +55,45 @@ def ensure(url: str, sha256: str, *, title: str) -> Path:
     whole = path(sha256)
     with making(sha256) as part:
         if not _is_right(whole, sha256):
-            from devbox.box import download  # noqa: PLC0415 - httpx costs 80 ms, and mostly the file is here
+            from devbox.box import elsewhere  # noqa: PLC0415 - httpx costs 80 ms, and mostly the file is here
 
-            download.fetch(url, part, Digest("sha256", sha256), title=title, otherwise=_OTHERWISE)
+            try:
+                elsewhere.fetch(url, part, Digest("sha256", sha256), title=title, otherwise=_OTHERWISE)
+            except DevboxError as trouble:
+                raise _with_command(trouble, url) from trouble
             part.chmod(0o444)
             fs.publish(part, whole)
         os.utime(whole)  # `box prune` removes what was not asked for in a long time
     return whole
+
+
+def _with_command(trouble: DevboxError, url: str) -> DevboxError:
+    """A step shows the message alone, so that names the command too."""
+    if trouble.id not in {"download.gone", "download.digest"} or not (url.isprintable() and "'" not in url):
+        return trouble
+    command = f"devbox lock --update {quote(url.partition('?')[0])}"
+    more = f"If {paths.LOCK_FILE} gives its digest and its publisher has replaced it: `{command}`."
+    return DevboxError(trouble.id, f"{trouble.message} {more}", hint=trouble.hint, details=trouble.details)
+
+
+def pin(url: str, *, title: str) -> FilePin:
+    """Fetch the file anew, whatever it is by now, and say what that is: for `devbox lock`."""
+    from devbox.box import elsewhere  # noqa: PLC0415 - httpx costs 80 ms, and mostly the file is here
+
+    with making(f"new-{hashlib.sha256(url.encode()).hexdigest()}") as part:
+        got = elsewhere.fetch(url, part, None, title=title, otherwise=_OTHERWISE)
+        with making(got.sha256):
+            part.chmod(0o444)
+            fs.publish(part, path(got.sha256))
+    return FilePin(got.sha256, got.size)
+
+
+def size(sha256: str) -> int:
+    """How large the file of this digest is; 0 where it is not here."""
+    try:
+        return path(sha256).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _is_right(whole: Path, sha256: str) -> bool:

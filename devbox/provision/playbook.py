@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from devbox import fs, paths, proc, redact
+from devbox.box import online
 from devbox.config import trust
 from devbox.config.host_code import Code
 from devbox.errors import DevboxError, ExitCode
@@ -150,6 +151,7 @@ def _installed(program: Path, play: Play, side: HostSide, env: Mapping[str, str]
     name = fs.sha256_file(project / play.requirements)[:32]
     kept = fs.make_private_dir(paths.cache_dir() / "ansible") / name
     if not kept.is_dir():
+        online.require(f"What {play.requirements} asks for")
         aside = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=kept.parent))
         try:
             side.output(f"ansible-galaxy install -r {play.requirements}\n".encode())

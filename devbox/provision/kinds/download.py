@@ -53,7 +53,7 @@ class Download:
 
 def parse(raw: Mapping[str, Any], source: Source) -> Download:
     url = raw["url"]
-    base = Download(url, raw["sha256"].lower(), stated=Stated(raw.get("owner", ""), raw.get("group", "")))
+    base = Download(url, artefacts.digest(raw), stated=Stated(raw.get("owner", ""), raw.get("group", "")))
     if "path" in raw:
         if "strip" in raw:
             raise invalid("`strip` is for what is unpacked (`unpack`)")

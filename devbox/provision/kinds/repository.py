@@ -60,16 +60,17 @@ def parse(raw: Mapping[str, Any], source: Source) -> Repository:
     present = raw.get("state", "present") == "present"
     if present and "url" not in raw:
         raise invalid("url is missing")
-    key = _key(raw["key"], source) if "key" in raw else None
+    key = _key(raw["key"], source, present=present) if "key" in raw else None
     architectures = tuple(raw.get("architectures", ()))
     return Repository(
         raw["name"], present, raw.get("url", ""), suite, components, architectures, key, raw.get("gpgcheck", True)
     )
 
 
-def _key(raw: Mapping[str, Any], source: Source) -> Key:
+def _key(raw: Mapping[str, Any], source: Source, *, present: bool) -> Key:
     if "url" in raw:
-        return Key(raw["sha256"].lower(), url=raw["url"], name=raw.get("name", "") or _last(urlsplit(raw["url"]).path))
+        sha256 = artefacts.digest(raw) if present else ""  # nothing is fetched to be taken away
+        return Key(sha256, url=raw["url"], name=raw.get("name", "") or _last(urlsplit(raw["url"]).path))
     content = raw["content"].encode() if "content" in raw else inputs.read_file(source.root, raw["src"])
     # An OpenPGP packet begins with a byte above 127; all else is armoured, as the keys of apk are, too.
     if b"-----BEGIN " not in content and content[:1] <= b"\x7f":
