@@ -7,7 +7,6 @@ Light, since `status` asks for what is missing.
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,12 +29,12 @@ def active(files: MachineDir) -> Path:
 
 
 def new_name(files: MachineDir) -> Path:
-    return files.folder / f"disk-{secrets.token_hex(8)}.qcow2"
+    return files.folder / f"disk-{os.urandom(8).hex()}.qcow2"
 
 
 def activate(files: MachineDir, disk: Path) -> None:
     """Let `disk.qcow2` lead to `disk`, at once and durably."""
-    aside = files.folder / f".{files.disk.name}.{secrets.token_hex(4)}"
+    aside = files.folder / f".{files.disk.name}.{os.urandom(4).hex()}"
     aside.symlink_to(disk.name)
     aside.rename(files.disk)
     fs.fsync_dir(files.folder)
