@@ -13,8 +13,8 @@ from devbox.disk import identity
 from devbox.disk.record import Record
 from devbox.guest import openssh
 from devbox.guest.openssh import Endpoint, Keys
-from devbox.machine import started
-from devbox.machine.lifecycle import Observation
+from devbox.machine import lifecycle, started
+from devbox.machine.lifecycle import Observation, State
 from devbox.share import folders
 
 ENVIRONMENT = "/etc/profile.d/devbox.sh"  # the Devboxfile's `env`, written by provisioning
@@ -53,6 +53,14 @@ def current() -> Session:
     openssh.warm_control(config, host, record.dir.runtime)
     folder = folders.guest_folder(started.load(record).mounts, Path.cwd())
     return Session(record.dir.ssh_config, host, str(folder) if folder else None)
+
+
+def ended(record: Record) -> str | None:
+    """Why nobody will answer any more, None while the guest may. A QEMU that is too busy to answer has not ended."""
+    seen = lifecycle.observe(record)
+    if seen.state in {State.RUNNING, State.NOT_ANSWERING}:
+        return None
+    return f"{seen.state} {seen.reason}".strip()
 
 
 def power_off(record: Record) -> bool:

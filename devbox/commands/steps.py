@@ -123,12 +123,7 @@ def _connect_again(where: Endpoint, record: Record, slowdown: float) -> "Guest":
 
     with suppress(DevboxError):
         return connection.connect(where, 5.0)
-
-    def ended() -> str | None:
-        state = lifecycle.observe(record)
-        return None if state.state is lifecycle.State.RUNNING else f"{state.state} {state.reason}".strip()
-
-    return ready.wait(where, slowdown=slowdown, serial_log=record.dir.serial_log, alive=ended)
+    return ready.wait(where, slowdown=slowdown, serial_log=record.dir.serial_log, alive=lambda: session.ended(record))
 
 
 def port_numbers(project: Project, seen: Observation) -> Mapping[str, int]:

@@ -175,7 +175,6 @@ def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":
     """The connection to the guest, once it answers with its pinned key."""
     from devbox.commands import session
     from devbox.guest import openssh
-    from devbox.machine import lifecycle
 
     record = running.record
     endpoint = session.endpoint(record, running.observation)
@@ -183,11 +182,9 @@ def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":
     # Fabric is imported only now: the guest boots or answers meanwhile, so its 0.2 s cost nothing.
     from devbox.guest import connection, ready
 
-    def ended() -> str | None:
-        seen = lifecycle.observe(record)
-        return None if seen.state is lifecycle.State.RUNNING else f"{seen.state} {seen.reason}".strip()
-
     if not running.fresh:
         with suppress(DevboxError):  # It may still be booting, if an earlier `up` was interrupted.
             return connection.connect(endpoint, 5.0, via=door)
-    return ready.wait(endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=ended)
+    return ready.wait(
+        endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=lambda: session.ended(record)
+    )
