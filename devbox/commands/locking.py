@@ -7,6 +7,7 @@ Only `devbox lock --update` moves it; what it does not hold yet is added by whoe
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -77,7 +78,9 @@ def _command_for(project: Project, lock: Lock) -> str:
     pin = lock.pins.get((project.machine.name, project.machine.arch))
     stale = pin is not None and pin.is_for(project.machine.box, project.root)
     update = f" --update {pin.source.partition(':')[2].partition(' ')[0]}" if pin and stale and pin.inputs else ""
-    return f"Run `devbox lock{update} --arch {project.machine.arch}`, and commit {paths.LOCK_FILE}."
+    own = (project.root / paths.LOCAL_FILE).exists()
+    more = f" What {paths.LOCAL_FILE} asks for is never locked: `--no-locked` does without." if own else ""
+    return f"Run `devbox lock{update} --arch {project.machine.arch}`, and commit {paths.LOCK_FILE}.{more}"
 
 
 def _missing(project: Project, record: "Record | None", lock: Lock, *, provision: bool) -> Iterator[str]:
@@ -162,7 +165,7 @@ def _told(trouble: DevboxError, project: Project, source: "Source") -> DevboxErr
     """The trouble with an image that was there when it was locked, and how to go on."""
     ref, arch = project.machine.box, project.machine.arch
     name = ref.path.name if ref.path else ref.name or ref.url
-    update = f"devbox lock --update {name}"
+    update = f"devbox lock --update {quote(name)}"
     if trouble.id in {"download.digest", "box.digest"}:
         words = f"The image {ref} ({arch}) is another one by now than {paths.LOCK_FILE} has. {trouble.message}"
         hint = f"If its publisher has replaced it on purpose, and you want the new one: {update}"
@@ -225,17 +228,10 @@ def pin_of(source: "Source", ref: BoxRef, project: Project) -> Pin:
 
 def settle(project: Project, pin: Pin | None, *, locked: bool | None) -> None:
     """Add to the lock what has been resolved, and say so; a project that cannot be written to is only told of."""
-    if is_asked(locked):
-        return  # all of it is there
-    asked, old = committed(project), locks.read(project.root)
-    machine, new = asked.machine, old
-    if pin and machine.boxes.get(project.machine.arch) == project.machine.box:
-        new = new.with_pin(machine.name, project.machine.arch, pin)
-    for address in addresses.of(machine.steps):
-        if address.sha256:
-            known = old.files.get(address.url)
-            size = known.size if known and known.sha256 == address.sha256 else 0
-            new = new.with_file(address.url, FilePin(address.sha256, size or artefacts.size(address.sha256)))
+    old = locks.read(project.root)
+    if is_asked(locked) or _with_what_is_known(old, project, project, pin) == old:
+        return
+    new = _with_what_is_known(old, committed(project), project, pin)
     if new == old:
         return
     try:
@@ -246,6 +242,19 @@ def settle(project: Project, pin: Pin | None, *, locked: bool | None) -> None:
     for line in moves(old, new):
         ui.note(line)
     ui.done(f"Wrote {paths.LOCK_FILE}: commit it.")
+
+
+def _with_what_is_known(old: Lock, asked: Project, project: Project, pin: Pin | None) -> Lock:
+    """`pin` is of the `project`'s image; it counts if `asked` asks for the same one."""
+    new, arch = old, project.machine.arch
+    if pin and asked.machine.boxes.get(arch) == project.machine.box:
+        new = new.with_pin(asked.machine.name, arch, pin)
+    for address in addresses.of(asked.machine.steps):
+        if address.sha256:
+            known = old.files.get(address.url)
+            size = known.size if known and known.sha256 == address.sha256 else 0
+            new = new.with_file(address.url, FilePin(address.sha256, size or artefacts.size(address.sha256)))
+    return new
 
 
 def committed(project: Project) -> Project:

@@ -100,6 +100,7 @@ def read(root: Path) -> Lock:
     raw = document.read_bytes(path)
     try:
         data = json.loads(raw)
+        json.dumps(data, ensure_ascii=False).encode()  # halves of characters could not be written back
         _refuse_newer(data["version"])
         return Lock(root, _pins(data["machines"]), _files(data.get("downloads", {})), str(data.get("devbox", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -317,9 +317,23 @@ def test_only_what_everybody_has_is_locked(world: World) -> None:
     (world.root / "Devboxfile.local").write_text("box: own\n")
     assert world.resolve() == NEW
     assert world.lock_text() == text
+    shown = invoke("up", "--locked").stderr
+    assert "the box own (x86_64): it has one for deb" in shown
+    assert "Devboxfile.local" in shown
 
 
 ANOTHER = b"another!" * 64
+
+
+def test_a_lock_cannot_paint_the_terminal(world: World) -> None:
+    world.catalogue(world.publish("/old.img", OLD), OLD)
+    world.ask()
+    locks.write(
+        world.root, Lock(world.root).with_pin("default", Arch.X86_64, Pin("\x1b[31mred\u202e", sha256="1" * 64))
+    )
+    shown = invoke("up", "--locked").stderr
+    assert "it has one for" in shown
+    assert not {"\x1b", "\u202e"} & set(shown)
 
 
 def recipes(world: World, monkeypatch: pytest.MonkeyPatch, inputs: str) -> None:

@@ -155,6 +155,7 @@ def test_a_box_has_the_same_name_in_every_checkout(tmp_path: Path) -> None:
         ('"size": 5', '"size": -5', "machines.default.x86_64.size: must be at least 0, not `-5`"),
         ('"source"', '"sauce"', "machines.default.x86_64.sauce: there is no such key; did you mean `source`?"),
         ('78"', '"', "downloads.https://b.sha256: must be 64 small hexadecimal digits"),
+        ('"source": "', '"source": "\\ud800', "Devboxfile.lock:15:22: "),
         ("{", "<<<<<<< ours\n{", "1:1: a merge was left unfinished here"),
         ("{", "[" * 100_000, "nest deeper than 32"),
     ],
