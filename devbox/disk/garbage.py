@@ -72,7 +72,7 @@ def collect(policy: Policy, *, dry_run: bool, stopped: Callable[[Record], bool])
 def _trash(policy: Policy, released: Counter[Place], *, dry_run: bool) -> Iterator[tuple[Item, bool]]:
     """Adds to `released` the names of files that go with what goes."""
     for entry, since in trash.entries():
-        size, goes = fs.allocated(entry), since > policy.trash_days * DAY
+        name, size, goes = holds.whose(entry) or entry.name, fs.allocated(entry), since > policy.trash_days * DAY
         why = f"destroyed {age(since)} ago"
         if goes:
             released.update((info.st_dev, info.st_ino) for _, info in fs.walk(entry))
@@ -80,7 +80,7 @@ def _trash(policy: Policy, released: Counter[Place], *, dry_run: bool) -> Iterat
                 continue
         else:
             why += f", and kept for {age(policy.trash_days * DAY)} (`devbox undo` takes it back)"
-        yield Item("trash", holds.whose(entry) or entry.name, size, why), goes
+        yield Item("trash", name, size, why), goes
     for entry in sorted(paths.trash_dir().glob(".going-*")):
         yield _gone(entry, "it was being deleted", dry_run=dry_run)
 
