@@ -41,6 +41,8 @@ VERBS = {
     "destroy": "Delete the machine and its disk; the box stays.",
     "list": "List all your machines, of every project.",
     "box": "Manage the store of images.",
+    "du": "Show what devbox holds on this computer's disk.",
+    "gc": "Free what no machine uses, and say what stays and why.",
     "version": "Print the version.",
 }
 GROUPS = frozenset({"box"})
@@ -181,7 +183,7 @@ def _host_trouble(trouble: OSError) -> DevboxError | None:
         return DevboxError(
             "host.disk-full",
             f"This computer's disk is full{where}.",
-            hint="Make room, for example with `devbox box prune`, and run the same command again.",
+            hint="Make room, for example with `devbox gc`, and run the same command again.",
         )
     if trouble.errno == errno.EROFS:
         return DevboxError(

@@ -6,6 +6,7 @@ The pattern everywhere: make aside, fsync, rename (or link), fsync the folder.
 import fcntl
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from devbox import redact
 from devbox.errors import DevboxError
 
 CHUNK = 1 << 20
+
+Place = tuple[int, int]  # device and inode: which file it is, by whatever name
 
 
 def fsync_dir(folder: Path) -> None:
@@ -77,6 +80,29 @@ def sha256_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> st
             if on_bytes:
                 on_bytes(len(chunk))
     return digest.hexdigest()
+
+
+def walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """`path` and everything below it, each with what it is itself: no link is followed. What vanishes is left out."""
+    try:
+        info = path.lstat()
+        yield path, info
+        below = sorted(path.iterdir()) if stat.S_ISDIR(info.st_mode) else []
+    except OSError:
+        return
+    for each in below:
+        yield from walk(each)
+
+
+def allocated(path: Path) -> int:
+    """The bytes that the disk gets back when `path` and all below it go: those of files with no name elsewhere."""
+    names: dict[Place, int] = {}
+    sizes: dict[Place, tuple[int, int]] = {}
+    for _, info in walk(path):
+        place = (info.st_dev, info.st_ino)
+        names[place] = names.get(place, 0) + 1
+        sizes[place] = (info.st_blocks * 512, 1 if stat.S_ISDIR(info.st_mode) else info.st_nlink)
+    return sum(size for place, (size, links) in sizes.items() if names[place] >= links)
 
 
 def append_event(path: Path, **event: object) -> None:

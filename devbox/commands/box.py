@@ -131,13 +131,13 @@ def prune(
 ) -> None:
     """Remove the images that no machine uses, unfinished downloads and damaged files."""
     from devbox.box import prune as pruning
-    from devbox.disk import record as records
-    from devbox.disk import trash
+    from devbox.box.references import Uses
+    from devbox.config import preferences
+    from devbox.disk import holds, trash
 
     if not dry_run:
-        trash.collect(0 if empty_trash else trash.KEPT_DAYS)
-    in_use = {found.image for found in records.all_records() if isinstance(found, records.Record)}
-    _say_pruned(pruning.prune(in_use, dry_run=dry_run), dry_run=dry_run)
+        trash.collect(0 if empty_trash else preferences.load().trash_days)
+    _say_pruned(pruning.prune(Uses(*holds.of_machines()), dry_run=dry_run), dry_run=dry_run)
 
 
 def parse_arch(text: str) -> Arch:
@@ -156,7 +156,7 @@ def _say_pruned(pruned: "Pruned", *, dry_run: bool) -> None:
             ("WOULD BE REMOVED" if dry_run else "REMOVED", "NAME", "SIZE"),
         )
     count = f"{len(pruned.removed)} files, {ui.size(pruned.size)}"
-    kept = f"; {len(pruned.kept)} are in use (by machines, also in the trash, or just now)" if pruned.kept else ""
+    kept = f"; {len(pruned.kept)} stay (`devbox gc --dry-run` says why)" if pruned.kept else ""
     ui.done(f"{'Would free' if dry_run else 'Freed'} {count}{kept}.")
 
 

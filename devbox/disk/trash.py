@@ -29,11 +29,31 @@ def delete(entry: Path) -> None:
 
 def collect(days: float = KEPT_DAYS) -> None:
     """Delete what has been in the trash for longer than `days`."""
+    for entry, since in entries():
+        if since > days * 86400:
+            remove(entry)
+
+
+def entries() -> tuple[tuple[Path, float], ...]:
+    """What is in the trash, each with the seconds since it came there."""
     try:
-        entries = tuple(paths.trash_dir().iterdir())
+        found = sorted(paths.trash_dir().iterdir())
     except FileNotFoundError:
-        return
-    for entry in entries:
-        since, _, id = entry.name.partition("-")
-        if since.isdigit() and hint.is_id(id) and time.time() - int(since) > days * 86400:
-            shutil.rmtree(entry, ignore_errors=True)
+        return ()
+    parted = [(entry, *entry.name.partition("-")) for entry in found]
+    return tuple(
+        (entry, max(0.0, time.time() - int(since)))
+        for entry, since, _, id in parted
+        if since.isdigit() and hint.is_id(id)
+    )
+
+
+def remove(entry: Path) -> bool:
+    """Delete an entry for good, out of reach in one rename first: it is never taken back by half."""
+    going = entry.with_name(f".going-{entry.name}")
+    try:
+        entry.rename(going)
+    except OSError:  # taken back, or another devbox was quicker
+        return False
+    shutil.rmtree(going, ignore_errors=True)
+    return True

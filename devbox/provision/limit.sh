@@ -12,6 +12,8 @@ limited() {
   fi
   wait "$1"
   result=$?
-  [ -z "$dog" ] || { kill -TERM "-$dog" || kill -TERM "$dog"; wait "$dog"; } 2>/dev/null
+  # KILL: dash loses a TERM that comes before its child has let go of the traps, and the dog would then sleep to its end.
+  # First itself, which may not lead a group yet, and after that its group cannot grow.
+  [ -z "$dog" ] || { kill -KILL "$dog"; kill -KILL "-$dog"; wait "$dog"; } 2>/dev/null
   [ ! -e "$3" ] || { rm -f "$3"; kill -KILL "-$1" 2>/dev/null; result=timeout; }
 }

@@ -168,6 +168,8 @@ def _installed(program: Path, play: Play, side: HostSide, env: Mapping[str, str]
                 aside.rename(kept)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.utime(kept)  # `devbox gc` removes what was not asked for in a long time
     return _search(kept, (_ROLES, _COLLECTIONS))
 
 

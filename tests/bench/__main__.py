@@ -17,7 +17,7 @@ from pathlib import Path
 
 from devbox import proc
 from devbox.version import __version__
-from tests.bench import boot, provisioning, quick
+from tests.bench import boot, disks, provisioning, quick, starts
 from tests.bench.measure import HEADER, NotRun, Row, line
 
 Part = Callable[[Path, int], Iterator[Row]]
@@ -27,10 +27,16 @@ PARTS: tuple[tuple[frozenset[str], Part, bool], ...] = (
     (frozenset({"B10"}), quick.start, False),
     (frozenset({"B11"}), quick.machines, False),
     (frozenset({"B13"}), quick.image_import, False),
+    (frozenset({"B14"}), disks.creation, False),
+    (frozenset({"B20"}), disks.further, False),
+    (frozenset({"B17"}), disks.destroying, False),
     (frozenset({"P20"}), provisioning.twenty, True),
     (frozenset({"P100"}), provisioning.hundred, True),
-    (frozenset({"B8", "B11"}), boot.running, False),
+    (frozenset({"B7", "B8", "B11"}), boot.running, False),
     (frozenset({"B1", "B3", "B21"}), boot.cold, True),
+    (frozenset({"starts", "B2", "B5", "B6"}), starts.four, True),
+    (frozenset({"B17"}), starts.halting, True),
+    (frozenset({"B22"}), starts.mending, True),
 )
 
 

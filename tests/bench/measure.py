@@ -1,6 +1,7 @@
 """Wall and CPU seconds of a command with all its children, and the comparison of two commands run in turn."""
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class Row:
     pairs: tuple[tuple[Sample, Sample], ...] = ()  # candidate, baseline
     difference: bool = False  # the bar is in seconds more, not a ratio
     note: str = ""
+    figure: str = ""  # what was measured, where it is no time
 
 
 def run(
@@ -56,6 +58,23 @@ def run(
     return Sample(wall, usage.ru_utime + usage.ru_stime)
 
 
+def here(action: Callable[[], object]) -> Sample:
+    """What `action` takes in this process and in the children that it waits for."""
+    started, used = time.monotonic(), _used()
+    action()
+    return Sample(time.monotonic() - started, _used() - used)
+
+
+def _used() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def together(*samples: Sample) -> Sample:
+    """One after the other."""
+    return Sample(sum(sample.wall for sample in samples), sum(sample.cpu for sample in samples))
+
+
 def alternate(
     candidate: Callable[[], Sample], baseline: Callable[[], Sample], *, count: int, warm: bool = True
 ) -> tuple[tuple[Sample, Sample], ...]:
@@ -75,6 +94,8 @@ def spread(values: Sequence[float], unit: str = "") -> str:
 
 def line(row: Row) -> tuple[str, ...]:
     """A row's cells."""
+    if row.figure:
+        return (row.bar, row.what, row.against, row.limit, row.figure, "", "", "", row.note)
     if not row.pairs:
         return (row.bar, row.what, row.against, row.limit, "not run", "", "", "", row.note)
     compared = []

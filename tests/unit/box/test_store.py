@@ -6,6 +6,7 @@ import pytest
 
 from devbox import paths
 from devbox.box import prune, qcow2, store
+from devbox.box.references import Uses
 from devbox.box.store import Blob
 from devbox.config.model import Digest
 from tests.unit.box.conftest import sha256
@@ -142,7 +143,7 @@ def test_prune_removes_what_nobody_uses(tmp_path: Path) -> None:
     store.partial("recipe-5").write_bytes(DATA)
     (store.folder("damaged") / f"{'0' * 64}.1").write_bytes(DATA)
 
-    told = prune.prune({named.sha256}, dry_run=True)
+    told = prune.prune(Uses({named.sha256: "/p"}), dry_run=True)
     assert {(item.what, item.name) for item in told.removed} == {
         ("image", "test"),
         ("unfinished", "recipe-5"),
@@ -151,7 +152,7 @@ def test_prune_removes_what_nobody_uses(tmp_path: Path) -> None:
     assert len(told.kept) == 3
     assert unused.path.exists()
 
-    assert prune.prune({named.sha256}, dry_run=False) == told
+    assert prune.prune(Uses({named.sha256: "/p"}), dry_run=False) == told
     assert told.size >= 6 * 4096
     assert not unused.path.exists()
     assert store.find("recipe-4") is None
@@ -174,7 +175,7 @@ def test_prune_leaves_a_download_that_is_under_way() -> None:
     process.start()
     held.wait(60)
     store.partial("recipe-9").write_bytes(DATA)
-    pruned = prune.prune((), dry_run=False)
+    pruned = prune.prune(Uses(), dry_run=False)
     end.set()
     process.join()
     assert (pruned.removed, [item.what for item in pruned.kept]) == ((), ["unfinished"])
@@ -185,11 +186,11 @@ def test_prune_forgets_old_notes_about_blobs_that_are_gone() -> None:
     blob = put()
     note = store.folder("index") / f"{KEY}.json"
     blob.path.unlink()
-    prune.prune((), dry_run=False)
+    prune.prune(Uses(), dry_run=False)
     assert note.exists()  # its blob may be about to come
     os.utime(note, (1, 1))
     grow_old(NAME)
-    prune.prune((), dry_run=False)
+    prune.prune(Uses(), dry_run=False)
     assert not note.exists()
     assert not store.record_path(NAME).exists()
 

@@ -59,7 +59,7 @@ def test_add_verify_and_prune(disk: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.run(["box", "verify"]) == ExitCode.DONE
 
     assert cli.run(["box", "prune"]) == ExitCode.DONE
-    assert "1 are in use" in capsys.readouterr().err  # it came a moment ago
+    assert "1 stay" in capsys.readouterr().err  # it came a moment ago
     os.utime(store.record_path(digest(disk)), (1, 1))
     assert cli.run(["box", "prune", "--dry-run"]) == ExitCode.DONE
     assert "Would free 1 files" in capsys.readouterr().err

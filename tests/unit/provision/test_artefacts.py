@@ -11,6 +11,7 @@ import pytest
 
 from devbox import paths
 from devbox.box import prune
+from devbox.box.references import Uses
 from devbox.errors import DevboxError
 from devbox.provision import artefacts
 from tests.unit.box.conftest import Resource, Torture
@@ -119,16 +120,16 @@ def test_two_at_once_fetch_once(server: Torture) -> None:
 def test_prune_removes_what_was_not_asked_for_in_a_month(server: Torture) -> None:
     url = server.add("/a", Resource(BODY))
     path = artefacts.ensure(url, SHA256, title="x")
-    assert prune.prune((), dry_run=False).removed == ()
+    assert prune.prune(Uses(), dry_run=False).removed == ()
     old = time.time() - 31 * 86400
     os.utime(path, (old, old))
-    told = prune.prune((), dry_run=True)
+    told = prune.prune(Uses(), dry_run=True)
     assert [(item.what, item.name) for item in told.removed] == [("download", SHA256[:12])]
     assert path.exists()
     os.utime(path, (old, old))
     artefacts.ensure(url, SHA256, title="x")
-    assert prune.prune((), dry_run=False).removed == ()
+    assert prune.prune(Uses(), dry_run=False).removed == ()
     os.utime(path, (old, old))
-    assert prune.prune((), dry_run=False) == told
+    assert prune.prune(Uses(), dry_run=False) == told
     assert not path.exists()
     assert paths.cache_dir().exists()

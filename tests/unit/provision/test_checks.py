@@ -1,5 +1,6 @@
 """The checks, carried out by real shells: what they tell, what ends them, and that none can speak for another."""
 
+import shutil
 import subprocess
 import time
 from dataclasses import replace
@@ -61,6 +62,13 @@ def test_a_time_out_ends_the_whole_check_and_the_others_go_on(guest: FakeGuest) 
     assert first.output == "begun"
     assert second.ok
     assert is_ended(mark)
+
+
+def test_a_watch_that_hears_no_signal_holds_nothing_up(guest: FakeGuest) -> None:
+    """As one that was started only just now, and still has its parent's traps: dash loses the signal."""
+    guest.program("setsid", f"trap '' TERM\nexec {shutil.which('setsid')} \"$@\"\n")
+    quick, failed = run(guest, Check("quick", "true", timeout=2), Check("failed", "exit 3", timeout=2))
+    assert (quick.reason, failed.reason) == ("", "exit status 3")
 
 
 def test_what_a_check_leaves_running_is_ended_and_holds_nothing(guest: FakeGuest) -> None:
