@@ -12,7 +12,7 @@ from devbox.commands import session
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.guest import openssh
-from devbox.machine import dormant, host, lifecycle, plug, saved, suspend
+from devbox.machine import dormant, hardware, host, lifecycle, saved, suspend
 from devbox.machine.lifecycle import State
 from devbox.share.folders import Mount
 
@@ -72,7 +72,7 @@ def go_on(record: Record) -> bool:
     if seen.state is State.SUSPENDED:
         wake(record)
         return True
-    if plug.unplugged(record.dir).exists() and seen.state in {State.PAUSED, State.RUNNING}:
+    if dormant.unplugged(record.dir).exists() and seen.state in {State.PAUSED, State.RUNNING}:
         lifecycle.resume(record)
         attach(record)
     return False
@@ -89,10 +89,10 @@ def wake(record: Record, *, folders: bool = True) -> None:
 
 def attach(record: Record) -> None:
     """Plug in and mount the folders of the running machine that are not there, and set its clock if it is wrong."""
-    vm = saved.running(record)
+    vm = hardware.last(record)
     if vm.plugged:
         suspend.plug_folders(record, vm, host.probe(record.arch))
-    plug.unplugged(record.dir).unlink(missing_ok=True)
+    dormant.unplugged(record.dir).unlink(missing_ok=True)
     lines = [f"clock {int(time.time())}", *_calls("attach", vm.plugged)]
     try:
         failed = _as_root(record, _SETTLE + "\n".join(lines))
@@ -105,7 +105,7 @@ def attach(record: Record) -> None:
 
 def detach(record: Record, *, force: bool = False) -> None:
     """Write out what the guest has, and unmount its folder devices. Raises `machine.folder-busy`, all as it was."""
-    mounts = saved.running(record).plugged
+    mounts = hardware.last(record).plugged
     lines = [f"force={'1' if force else ''}", *_calls("detach", reversed(mounts))]
     busy = _as_root(record, _DETACH + "\n".join(lines))
     if busy:
