@@ -17,7 +17,7 @@ from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine.argv import VmSpec
 
-_NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram")  # the record's, or of one run only
+_NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram", "disk")  # the record's, or of one run only
 
 
 def remember(vm: VmSpec, command: Sequence[str]) -> None:
