@@ -6,14 +6,17 @@ Then the clock is right as well: it stood still with the guest. Everything goes 
 import shlex
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from devbox import proc, ui
 from devbox.commands import session
+from devbox.config.choices import FolderType
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.guest import openssh
-from devbox.machine import dormant, hardware, host, lifecycle, saved, suspend
-from devbox.machine.lifecycle import State
+from devbox.machine import dormant, hardware, host, lifecycle, saved, started, suspend
+from devbox.machine.argv import VmSpec
+from devbox.machine.lifecycle import Observation, State
 from devbox.share.folders import Mount
 
 _PATIENCE = 180.0  # seconds for an exchange with an emulated guest on a busy computer
@@ -101,6 +104,13 @@ def attach(record: Record) -> None:
         return
     for line in failed:
         ui.warn(f"A folder could not be mounted again: {line}")
+
+
+def as_it_runs(record: Record, seen: Observation) -> VmSpec:
+    """The running machine, with what was changed since its start while it ran: ports, and folders that are copied."""
+    vm, mounts = hardware.last(record), started.load(record).mounts
+    same = tuple(mount for mount in mounts if mount.type is not FolderType.RSYNC) == vm.plugged
+    return replace(vm, forwards=started.named(record, seen.forwards), mounts=mounts if same else vm.mounts)
 
 
 def detach(record: Record, *, force: bool = False) -> None:

@@ -10,7 +10,7 @@ from devbox.commands import sleeping, target
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
-from devbox.machine import dormant, hardware, lifecycle, snapshots, stop
+from devbox.machine import dormant, lifecycle, snapshots, stop
 from devbox.machine import suspend as machine
 from devbox.machine.lifecycle import State
 from devbox.machine.qmp import Qmp
@@ -110,8 +110,9 @@ def delete(name: Name) -> None:
 def _live(record: Record, name: str, *, force: bool) -> None:
     from devbox.commands import suspend
 
-    suspend.require_running(lifecycle.observe(record))
-    vm = hardware.last(record)
+    seen = lifecycle.observe(record)
+    suspend.require_running(seen)
+    vm = sleeping.as_it_runs(record, seen)
     sleeping.detach(record, force=force)
     try:
         machine.pull_folders(record)
