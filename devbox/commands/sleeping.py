@@ -117,7 +117,12 @@ def detach(record: Record, *, force: bool = False) -> None:
     """Write out what the guest has, and unmount its folder devices. Raises `machine.folder-busy`, all as it was."""
     mounts = hardware.last(record).plugged
     lines = [f"force={'1' if force else ''}", *_calls("detach", reversed(mounts))]
-    busy = _as_root(record, _DETACH + "\n".join(lines))
+    try:
+        busy = _as_root(record, _DETACH + "\n".join(lines))
+    except DevboxError:
+        if mounts:
+            raise
+        busy = []  # A guest that does not answer, as while it boots, can be saved all the same.
     if busy:
         attach(record)
         raise DevboxError(
