@@ -69,11 +69,12 @@ def restore(
 ) -> None:
     """Bring the machine back to a snapshot; what it is now is lost."""
     record = target.existing()
-    found = _find(record, name)
+    snapshots.require_whole(_find(record, name))
     if not yes:
         _confirm(record, name)
     with records.locked(record):
         found = _find(record, name)
+        snapshots.require_whole(found)
         with ui.step(f"Go back to the snapshot `{name}`"):
             stop.stop(record, force=True)
             record = snapshots.put_back(record, found)

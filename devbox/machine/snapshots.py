@@ -112,8 +112,8 @@ def take_still(record: Record, name: str) -> Snapshot:
     return made
 
 
-def put_back(record: Record, snapshot: Snapshot) -> Record:
-    """Make the machine, whose QEMU has ended, what it was: stopped, or suspended. Raises `snapshot.torn` before."""
+def require_whole(snapshot: Snapshot) -> None:
+    """Raises `snapshot.torn`. Looks only, so the machine may run."""
     for disk in snapshot.disks:
         if not disk.exists() or snapshot.tag not in _tags(disk):
             raise DevboxError(
@@ -121,6 +121,11 @@ def put_back(record: Record, snapshot: Snapshot) -> Record:
                 f"The snapshot `{snapshot.name}` is not in {disk} any more, so it cannot be restored.",
                 hint=f"Remove what is left of it with `devbox snapshot delete {snapshot.name}`.",
             )
+
+
+def put_back(record: Record, snapshot: Snapshot) -> Record:
+    """Make the machine, whose QEMU has ended, what it was: stopped, or suspended. Raises `snapshot.torn` before."""
+    require_whole(snapshot)
     dormant.forget(record.dir)
     for disk in snapshot.disks:
         _qemu_img("snapshot", "-a", snapshot.tag, disk)
@@ -225,8 +230,8 @@ def _nodes(qmp: Qmp, record: Record) -> dict[str, set[str]]:
 
 
 def _tags(disk: Path) -> set[str]:
-    """Our snapshots in a disk that nobody has open."""
-    told = json.loads(_qemu_img("info", "--output=json", "-f", "qcow2", disk))
+    """Our snapshots in a disk, as its file has them."""
+    told = json.loads(_qemu_img("info", "-U", "--output=json", "-f", "qcow2", disk))
     return {one["name"] for one in told.get("snapshots", ()) if _TAG.fullmatch(one["name"])}
 
 
