@@ -38,6 +38,7 @@ VERBS = {
     "halt": "Shut the machine down; its disk stays.",
     "suspend": "Save the machine's memory and end it; it goes on later.",
     "resume": "Let a suspended or paused machine go on.",
+    "snapshot": "Keep the machine as it is, and go back to it.",
     "destroy": "Delete the machine and its disk; the box stays.",
     "list": "List all your machines, of every project.",
     "box": "Manage the store of images.",
@@ -45,7 +46,7 @@ VERBS = {
     "gc": "Free what no machine uses, and say what stays and why.",
     "version": "Print the version.",
 }
-GROUPS = frozenset({"box"})
+GROUPS = frozenset({"box", "snapshot"})
 PASSES_THROUGH = frozenset({"run", "ssh"})
 STARTS_ANEW = frozenset({"verify", "test"})
 _BY_SIGNAL = frozenset({int(ExitCode.INTERRUPTED), 128 + signal.SIGTERM, 128 + signal.SIGHUP})

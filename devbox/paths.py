@@ -192,6 +192,11 @@ class MachineDir:
         return self.folder / "started.json"
 
     @property
+    def hardware(self) -> Path:
+        """The machine as QEMU was started last."""
+        return self.folder / "machine.json"
+
+    @property
     def outcome(self) -> Path:
         return self.folder / "outcome.json"
 

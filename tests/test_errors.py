@@ -11,7 +11,7 @@ AREAS = frozenset(
         r"\w+",
         """
     box config destroy disk download folder guest host init lock logs machine port project provision qemu reboot recipe
-    record runtime secret seed step store template test tool trust verify
+    record runtime secret seed snapshot step store template test tool trust verify
 """,
     )
 )

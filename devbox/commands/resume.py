@@ -8,7 +8,7 @@ from devbox.commands import sleeping, target
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import lifecycle, saved, started
+from devbox.machine import hardware, lifecycle, started
 
 
 def resume() -> None:
@@ -28,7 +28,7 @@ def _say_what_waits(record: Record) -> None:
     from devbox.machine import argv
 
     with suppress(DevboxError):
-        vm = saved.running(record)
+        vm = hardware.last(record)
         machine = rebuild.as_made(build.load(paths.find_project(Path.cwd()))).machine
         if waiting := started.differs(record, argv.spec(record, machine, forwards=vm.forwards, mounts=vm.mounts)):
             ui.warn(f"It goes on with another {', '.join(waiting)} than the Devboxfile says: `devbox reload`.")

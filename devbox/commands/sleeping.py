@@ -6,14 +6,17 @@ Then the clock is right as well: it stood still with the guest. Everything goes 
 import shlex
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from devbox import proc, ui
 from devbox.commands import session
+from devbox.config.choices import FolderType
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.guest import openssh
-from devbox.machine import dormant, host, lifecycle, plug, saved, suspend
-from devbox.machine.lifecycle import State
+from devbox.machine import dormant, hardware, host, lifecycle, saved, started, suspend
+from devbox.machine.argv import VmSpec
+from devbox.machine.lifecycle import Observation, State
 from devbox.share.folders import Mount
 
 _PATIENCE = 180.0  # seconds for an exchange with an emulated guest on a busy computer
@@ -72,7 +75,7 @@ def go_on(record: Record) -> bool:
     if seen.state is State.SUSPENDED:
         wake(record)
         return True
-    if plug.unplugged(record.dir).exists() and seen.state in {State.PAUSED, State.RUNNING}:
+    if dormant.unplugged(record.dir).exists() and seen.state in {State.PAUSED, State.RUNNING}:
         lifecycle.resume(record)
         attach(record)
     return False
@@ -89,10 +92,10 @@ def wake(record: Record, *, folders: bool = True) -> None:
 
 def attach(record: Record) -> None:
     """Plug in and mount the folders of the running machine that are not there, and set its clock if it is wrong."""
-    vm = saved.running(record)
+    vm = hardware.last(record)
     if vm.plugged:
         suspend.plug_folders(record, vm, host.probe(record.arch))
-    plug.unplugged(record.dir).unlink(missing_ok=True)
+    dormant.unplugged(record.dir).unlink(missing_ok=True)
     lines = [f"clock {int(time.time())}", *_calls("attach", vm.plugged)]
     try:
         failed = _as_root(record, _SETTLE + "\n".join(lines))
@@ -103,11 +106,23 @@ def attach(record: Record) -> None:
         ui.warn(f"A folder could not be mounted again: {line}")
 
 
+def as_it_runs(record: Record, seen: Observation) -> VmSpec:
+    """The running machine, with what was changed since its start while it ran: ports, and folders that are copied."""
+    vm, mounts = hardware.last(record), started.load(record).mounts
+    same = tuple(mount for mount in mounts if mount.type is not FolderType.RSYNC) == vm.plugged
+    return replace(vm, forwards=started.named(record, seen.forwards), mounts=mounts if same else vm.mounts)
+
+
 def detach(record: Record, *, force: bool = False) -> None:
     """Write out what the guest has, and unmount its folder devices. Raises `machine.folder-busy`, all as it was."""
-    mounts = saved.running(record).plugged
+    mounts = hardware.last(record).plugged
     lines = [f"force={'1' if force else ''}", *_calls("detach", reversed(mounts))]
-    busy = _as_root(record, _DETACH + "\n".join(lines))
+    try:
+        busy = _as_root(record, _DETACH + "\n".join(lines))
+    except DevboxError:
+        if mounts:
+            raise
+        busy = []  # A guest that does not answer, as while it boots, can be saved all the same.
     if busy:
         attach(record)
         raise DevboxError(

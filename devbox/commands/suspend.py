@@ -9,7 +9,7 @@ from devbox.commands import sleeping, target
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import dormant, lifecycle, process, saved
+from devbox.machine import dormant, lifecycle, process
 from devbox.machine import suspend as machine
 from devbox.machine.lifecycle import Observation, State
 
@@ -39,7 +39,7 @@ def suspend(
 def save(record: Record, seen: Observation, *, force: bool) -> None:
     """Suspend the running machine, which goes on after any error. Raises what `require_running` raises."""
     require_running(seen)
-    vm = saved.running(record)
+    vm = sleeping.as_it_runs(record, seen)
     sleeping.detach(record, force=force)
     try:
         machine.suspend(record, vm)

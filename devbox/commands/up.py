@@ -150,12 +150,14 @@ def _virtual_machine(machine: MachineSpec, record: "Record", facts: "HostFacts")
 
 def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts") -> "Running":
     """The running machine; what only a restart could apply to one that runs already is said."""
-    from devbox.commands import sleeping
     from devbox.disk import overlay
-    from devbox.machine import lifecycle, started
+    from devbox.machine import dormant, lifecycle, started
 
     overlay.refuse_to_shrink(record, machine.disk)
-    sleeping.go_on(record)
+    if dormant.incomplete(record.dir):
+        from devbox.commands import sleeping
+
+        sleeping.go_on(record)
     if lifecycle.observe(record).state is not lifecycle.State.STOPPED:
         running = lifecycle.ensure_running(record, vm, facts)
         waiting = started.differs(record, vm) + (("disk",) if machine.disk != record.disk_size else ())

@@ -36,6 +36,8 @@ def freeze(record: Record, qmp: Qmp, *, while_stopped: Callable[[], None] | None
     `while_stopped` raises comes through, when the cut is made already.
     """
     files, running = record.dir, _inserted(qmp)
+    if any(files.snapshots.glob("*.json")):
+        raise DevboxError("machine.not-cut", "The disk is not frozen: the machine's snapshots are in it.")
     old = chain.active(files)
     _require_same_chain(record, old, int(running["backing_file_depth"]))
     chain.sweep(files)

@@ -3,6 +3,8 @@
 The memory is good once, and only with the disk as it was then. Light: `status` reads this.
 """
 
+from pathlib import Path
+
 from devbox import fs
 from devbox.paths import MachineDir
 
@@ -25,3 +27,13 @@ def clear(folder: MachineDir) -> None:
     """Remove the bytes of a memory that no longer counts, or never did."""
     if not has_memory(folder):
         folder.memory.unlink(missing_ok=True)
+
+
+def unplugged(folder: MachineDir) -> Path:
+    """The mark of a running machine that lacks its folder devices: it is gone with its QEMU."""
+    return folder.runtime / "unplugged"
+
+
+def incomplete(folder: MachineDir) -> bool:
+    """Whether somebody must see to it before the machine is whole: it is suspended, or lacks its folders."""
+    return has_memory(folder) or unplugged(folder).exists()

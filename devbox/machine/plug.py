@@ -6,11 +6,10 @@ The guest has unmounted them by then. Each plug gets a helper of its own, since 
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from devbox.config.choices import FolderType
 from devbox.errors import DevboxError
-from devbox.machine import argv, virtiofsd
+from devbox.machine import argv, dormant, virtiofsd
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
 from devbox.machine.process import Process
@@ -29,18 +28,13 @@ def plug(qmp: Qmp, vm: VmSpec, facts: HostFacts) -> int:
         if device["id"] not in present:
             _plug(qmp, vm, facts, mount, device)
             count += 1
-    unplugged(vm.dir).unlink(missing_ok=True)
+    dormant.unplugged(vm.dir).unlink(missing_ok=True)
     return count
-
-
-def unplugged(folder: MachineDir) -> Path:
-    """The mark of a running machine that lacks its folder devices: it is gone with its QEMU."""
-    return folder.runtime / "unplugged"
 
 
 def unplug(qmp: Qmp, folder: MachineDir) -> None:
     """Pull all folder devices out. Raises `machine.unplug` when the guest holds one; those before it are out."""
-    unplugged(folder).touch()
+    dormant.unplugged(folder).touch()
     for device in sorted(devices(qmp)):
         qmp.execute("device_del", id=device)
         _until_gone(qmp, device)

@@ -6,16 +6,14 @@ A memory fits only the hardware that it was saved from, so a machine goes on wit
 import json
 import platform
 import time
-import types
-from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import Enum
-from pathlib import Path, PurePath
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from devbox import fs
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import started
+from devbox.machine import hardware
 from devbox.machine.accelerator import Accelerator
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
@@ -63,7 +61,7 @@ def read(path: Path, record: Record) -> Saved:
 
 def to_json(saved: Saved) -> dict[str, Any]:
     words = {name: getattr(saved, name) for name in _WORDS}
-    return {"schema": _SCHEMA, **words, "stamp": list(saved.stamp), "vm": started.whole(saved.vm)}
+    return {"schema": _SCHEMA, **words, "stamp": list(saved.stamp), "machine": hardware.to_json(saved.vm)}
 
 
 def from_json(raw: dict[str, Any], record: Record) -> Saved:
@@ -71,26 +69,7 @@ def from_json(raw: dict[str, Any], record: Record) -> Saved:
     if raw["schema"] != _SCHEMA:
         raise ValueError(f"its schema is {raw['schema']!r}")
     words = {name: str(raw[name]) for name in _WORDS}
-    return Saved(_machine(raw["vm"], record), **words, stamp=tuple(int(part) for part in raw["stamp"]))
-
-
-def running(record: Record) -> VmSpec:
-    """The machine as it was started last, which is what runs. Raises `machine.start-unknown`."""
-    try:
-        return _machine(json.loads(record.dir.started.read_bytes())["whole"], record)
-    except (OSError, ValueError, KeyError, TypeError) as unknown:
-        raise DevboxError(
-            "machine.start-unknown",
-            "It is not known here how this machine was started: an older devbox did it.",
-            hint="Restart it with `devbox reload`, and try again.",
-            details=f"{type(unknown).__name__}: {unknown}",
-        ) from unknown
-
-
-def _machine(raw: dict[str, Any], record: Record) -> VmSpec:
-    hints = get_type_hints(VmSpec)
-    values: dict[str, Any] = {name: _value(hints[name], value) for name, value in raw.items() if name in hints}
-    return VmSpec(dir=record.dir, name=record.name, uuid=record.uuid, mac=record.mac, **values)
+    return Saved(hardware.from_json(raw["machine"], record), **words, stamp=tuple(int(part) for part in raw["stamp"]))
 
 
 def obstacle(saved: Saved, facts: HostFacts, disk: Path) -> str:
@@ -121,23 +100,6 @@ def processor() -> str:
         return platform.processor()
     named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     return named.get("model name") or platform.machine()
-
-
-def _value(kind: Any, raw: Any) -> Any:
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return None if raw is None else _value(next(one for one in get_args(kind) if one is not type(None)), raw)
-    if origin is tuple:
-        return tuple(_value(get_args(kind)[0], one) for one in raw)
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        names = {field.name for field in fields(kind)}
-        return kind(**{name: _value(hints[name], value) for name, value in raw.items() if name in names})  # type: ignore[operator]
-    if issubclass(kind, Enum | PurePath):
-        return kind(raw)
-    if not isinstance(raw, kind):
-        raise TypeError(f"{raw!r} is not a {kind.__name__}")
-    return raw
 
 
 def _unreadable(path: Path, why: Exception) -> DevboxError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from devbox import fs, proc, ui
 from devbox.disk import chain
 from devbox.errors import DevboxError
-from devbox.machine import argv, dormant, liveness, virtiofsd
+from devbox.machine import argv, dormant, hardware, liveness, virtiofsd
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
 from devbox.machine.process import Process
@@ -32,6 +32,7 @@ def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
     if argv.uses_uefi(vm):
         _provide_firmware_vars(vm, facts)
     command = argv.build(replace(vm, disk=chain.active(vm.dir)), facts)
+    hardware.remember(vm, command)
     begin = _open_log(vm.dir.qemu_log)
     virtiofsd.end_leftovers(vm.dir.runtime)
     helpers = virtiofsd.start(vm, facts, vm.dir.qemu_log)

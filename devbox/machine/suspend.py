@@ -55,7 +55,7 @@ def wake(record: Record, facts: HostFacts) -> VmSpec:
     started.save(record, vm)
     start.start(replace(vm, incoming=True), facts)
     try:
-        plug.unplugged(record.dir).touch()
+        dormant.unplugged(record.dir).touch()
         with Qmp(record.dir.qmp) as qmp:
             memory.load(qmp, record.dir.memory)
             dormant.forget(record.dir)
@@ -74,6 +74,12 @@ def plug_folders(record: Record, vm: VmSpec, facts: HostFacts) -> None:
     """Plug in the folder devices that the running machine lacks."""
     with Qmp(record.dir.qmp) as qmp:
         plug.plug(qmp, vm, facts)
+
+
+def pull_folders(record: Record) -> None:
+    """Pull the folder devices out of the running machine. Raises `machine.unplug`."""
+    with Qmp(record.dir.qmp) as qmp:
+        plug.unplug(qmp, record.dir)
 
 
 def end_half_woken(record: Record) -> None:
@@ -102,7 +108,7 @@ def _free(forwards: Sequence[Forward]) -> tuple[Forward, ...]:
 def _refused(why: str, details: str = "") -> DevboxError:
     return DevboxError(
         "machine.memory-mismatch",
-        f"The machine cannot go on from its saved memory: {why}. It stays suspended, and nothing is lost.",
-        hint="`devbox up --discard-memory` gives the memory up and boots the disk, as after a power cut.",
+        f"The machine cannot go on from its saved memory: {why}.",
+        hint="It stays suspended. `devbox up --discard-memory` gives the memory up and boots the disk.",
         details=details,
     )
