@@ -10,8 +10,8 @@ AREAS = frozenset(
     re.findall(
         r"\w+",
         """
-    box config destroy disk download folder guest host init lock logs machine port project provision qemu reboot recipe
-    record runtime secret seed snapshot step store template test tool trust verify
+    box clone config destroy disk download folder guest host init lock logs machine port project provision qemu
+    reboot recipe record runtime secret seed snapshot step store template test tool trust undo verify
 """,
     )
 )

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from devbox import paths, ui
-from devbox.commands import target
+from devbox import ui
+from devbox.commands import beside, target
+from devbox.commands.beside import MachineOption
+from devbox.config import preferences
 from devbox.disk import record as records
 from devbox.disk import trash
 from devbox.errors import DevboxError, ExitCode
@@ -15,9 +17,7 @@ from devbox.machine import lifecycle
 
 def destroy(
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
-    machine: Annotated[
-        str, typer.Option("--machine", metavar="NAME", help="Another machine of the project, such as `verify`.")
-    ] = records.MAIN,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Delete the machine and its disk; the box stays."""
     record = target.existing(machine)
@@ -29,7 +29,7 @@ def destroy(
             raise DevboxError(
                 "destroy.unconfirmed",
                 f"This would delete the {named} of {record.project} ({size}), and there is no terminal to ask on.",
-                hint=f"Say it with `devbox destroy --yes{'' if machine == records.MAIN else f' --machine {machine}'}`.",
+                hint=f"Say it with `devbox destroy --yes{beside.option(machine)}`.",
                 exit_code=ExitCode.USAGE,
             )
         if not ui.confirm(f"Delete the {named} of {record.project} and all that is on its disk ({size})?"):
@@ -37,7 +37,6 @@ def destroy(
             raise typer.Exit(ExitCode.FAILED)
     with records.locked(record), ui.step(f"Destroy the {named} of {record.project}"):
         lifecycle.destroy(record)
-    trash.collect()
-    ui.note(
-        f"Its disk is kept for {trash.KEPT_DAYS} days in {paths.trash_dir()}; `devbox box prune --trash` frees it now."
-    )
+    days = preferences.load().trash_days
+    trash.collect(days)
+    ui.note(f"`devbox undo` brings it back, for {days} days; `devbox box prune --trash` frees its disk now.")

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from devbox import paths
-from devbox.commands import approval, rebuild, session, steps, target
+from devbox.commands import approval, beside, rebuild, session, steps, target
+from devbox.commands.beside import MachineOption
 from devbox.config import build
 from devbox.disk import record as records
 from devbox.guest import openssh
@@ -26,11 +27,13 @@ def provision(
     force: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This step even if unchanged.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Tell what happens as JSON lines.")] = False,
     approve: Annotated[str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks for.")] = "",
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Carry out the steps that the machine still needs."""
     from devbox.provision.apply import Options
 
-    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
+    declared = beside.of(build.load(paths.find_project(Path.cwd())), machine)
+    project = rebuild.as_made(declared, target.existing(machine))
     approval.require(project, approve)
     options = Options(
         check=check,
@@ -42,8 +45,8 @@ def provision(
         tags=tuple(tag or ()),
         events=json,
     )
-    with records.locked(target.existing()):
-        record, seen = target.running()
+    with records.locked(target.existing(machine)):
+        record, seen = target.running(machine)
         mounts = started.load(record).mounts
         endpoint = session.endpoint(record, seen)
         door = openssh.knock(endpoint)

@@ -9,9 +9,9 @@ from devbox.disk import record as records
 from devbox.disk.record import Record
 
 
-def as_made(project: Project) -> Project:
+def as_made(project: Project, record: Record | None = None) -> Project:
     """The project with the architecture and the account that its machine has, if it has one."""
-    record = records.find(project.root)
+    record = record or records.find(project.root, project.machine.name)
     if record is None or not record.dir.disk.exists():
         return project
     if asked := _asked(project, record):

@@ -8,6 +8,7 @@ import typer
 
 from devbox import paths, ui
 from devbox.commands import session, target
+from devbox.commands.beside import MachineOption
 from devbox.commands.up import bring_up
 from devbox.disk import record as records
 from devbox.machine import lifecycle
@@ -22,6 +23,7 @@ def reload(
         bool | None, typer.Option("--locked/--no-locked", help="Refuse what Devboxfile.lock lacks; set where CI is.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Restart the machine as the Devboxfile now says."""
     from devbox.box import online
@@ -31,9 +33,8 @@ def reload(
     from devbox.machine import host
 
     # What `up` would refuse must be found before it costs the running machine.
-    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
+    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())), record := target.existing(machine))
     approval.require(project, approve)
-    record = target.existing()
     with online.forbidden(when=offline):
         locking.require(project, record, locked=locked, provision=provision)
     steps.check(project)
@@ -47,4 +48,4 @@ def reload(
             with ui.step("Shut the machine down"):
                 lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
     with online.forbidden(when=offline):
-        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked)
+        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine)

@@ -14,7 +14,9 @@ import typer
 
 from devbox import proc
 from devbox.commands import session
+from devbox.commands.beside import MachineOption
 from devbox.commands.session import Session
+from devbox.disk import record as records
 
 SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -23,9 +25,10 @@ _PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.
 def run(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="The command and its arguments.")],
     cwd: Annotated[str, typer.Option("--cwd", help="The guest folder to run it in.", metavar="DIR")] = "",
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Run a command in the machine, as if it were here."""
-    open_session = session.current()
+    open_session = session.current(machine)
     folder = cwd or open_session.folder
     if session.has_terminal():
         proc.become(open_session.argv(session.remote_script(command, folder), terminal=True))

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from devbox import proc
 from devbox.commands import target
 from devbox.disk import identity
+from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.guest import openssh
 from devbox.guest.openssh import Endpoint, Keys
@@ -43,9 +44,9 @@ def endpoint(record: Record, seen: Observation) -> Endpoint:
     )
 
 
-def current() -> Session:
+def current(machine: str = records.MAIN) -> Session:
     """The session that `ssh` and `run` open, with its ssh_config written for the port of this very run of QEMU."""
-    record, seen = target.running()
+    record, seen = target.running(machine)
     config, where = record.dir.ssh_config, endpoint(record, seen)
     # As `up` decided it. The Devboxfile is not read here: a mistake in it must not keep anyone out.
     agent = config.exists() and "ForwardAgent yes" in config.read_text()

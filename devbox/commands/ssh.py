@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from devbox import paths, proc, ui
-from devbox.commands import session
+from devbox.commands import beside, session
+from devbox.commands.beside import MachineOption
+from devbox.disk import record as records
 
 
 def ssh(
@@ -18,11 +20,12 @@ def ssh(
     at: Annotated[
         str, typer.Option("--at", metavar="STEP", help="With this step's account, folder and environment.")
     ] = "",
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Open a shell in the machine, in this folder."""
-    open_session = session.current()
+    open_session = session.current(machine)
     if at:
-        remote = _at(at, command)
+        remote = _at(at, command, machine)
     else:
         folder = None if plain else open_session.folder
         words = ("/bin/sh", "-c", command)
@@ -30,14 +33,14 @@ def ssh(
     proc.become(open_session.argv(remote, terminal=session.has_terminal() or not command))
 
 
-def _at(name: str, command: str) -> str:
+def _at(name: str, command: str, machine: str) -> str:
     from devbox.commands import steps, target
     from devbox.config import build
     from devbox.machine import started
     from devbox.provision import bind, plan, shell
 
-    record, seen = target.running()
-    project = build.load(paths.find_project(Path.cwd()))
+    record, seen = target.running(machine)
+    project = beside.of(build.load(paths.find_project(Path.cwd())), machine)
     context = steps.context_of(project, record, seen, slowdown=1.0)
     bound = bind.bind(steps.all_steps(project, started.load(record).mounts), project.root, record.user)
     (place,) = plan.select(bound, plan.Options(only=(name,)))

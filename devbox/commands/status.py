@@ -7,17 +7,23 @@ import typer
 
 from devbox import paths, ui
 from devbox.commands import outcome, target
+from devbox.commands.beside import MachineOption
+from devbox.disk import identity
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.machine import lifecycle, started
 from devbox.machine.lifecycle import State
 
 
-def status(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    machine: MachineOption = records.MAIN,
+) -> None:
     """Show what this project's machine is doing."""
     root = paths.find_project(Path.cwd())
-    record = records.find(root)
-    seen = {**describe(root, record), "beside": [_beside(one) for one in records.beside(root)]}
+    record = records.find(root) if machine == records.MAIN else target.existing(machine)
+    others = records.beside(root) if machine == records.MAIN else ()
+    seen = {**describe(root, record), "beside": [_beside(one) for one in others]}
     if json:
         ui.emit_json(seen)
         return
@@ -34,6 +40,8 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
     return {
         "project": str(root),
         "id": record.id,
+        "machine": record.machine,
+        "identity": "provisional" if identity.is_provisional(record) else "own",
         "state": str(seen.state),
         "reason": seen.reason,
         "pid": seen.pid,
@@ -57,7 +65,7 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
             for mount in started.load(record).mounts
         ],
         "provisioned": outcome.last_known(record),
-        "next": target.next_command(seen),
+        "next": target.next_command(seen, record),
     }
 
 
@@ -75,6 +83,8 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("disk", f"{ui.size(seen['disk']['used'])} used of {ui.size(seen['disk']['size'])}"))
         if seen["ssh"]:
             lines.append(("ssh", f"{seen['ssh']['user']}@{seen['ssh']['host']} port {seen['ssh']['port']}"))
+        if seen["identity"] != "own":
+            lines.append(("identity", "still that of the machine or layer it was made from; `devbox up` renews it"))
         for port in seen["ports"]:
             name = f" ({port['name']})" if port["name"] else ""
             lines.append(("port", f"{port['bind']}:{port['host']} → {port['guest']}/{port['protocol']}{name}"))
@@ -85,6 +95,6 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append(("steps", f"{known['summary'].rstrip('.')}, last run {known['at']}"))
     for other in seen["beside"]:
         name = other["machine"]
-        lines.append(("beside", f"the machine `{name}` is {other['state']}: `devbox destroy --machine {name}`"))
+        lines.append(("beside", f"the machine `{name}` is {other['state']}: `devbox status --machine {name}`"))
     lines.append(("next", seen["next"]))
     return lines

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from devbox import paths
+from devbox.disk import identity
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -18,8 +19,17 @@ _NEXT = {
 }
 
 
-def next_command(seen: Observation) -> str:
+def next_command(seen: Observation, record: Record | None = None) -> str:
     """What to type next, in this state of the machine."""
+    word = _next_command(seen)
+    if record is None:
+        return word
+    if seen.state is State.RUNNING and identity.is_provisional(record):
+        word = "devbox up"  # It was interrupted before the guest had an identity of its own.
+    return word if record.machine == records.MAIN else f"{word} --machine {record.machine}"
+
+
+def _next_command(seen: Observation) -> str:
     if seen.reason == lifecycle.NO_SOCKETS:
         return "devbox reload"  # The guest itself is well, so it is shut down in good order.
     return _NEXT.get(seen.state, "devbox up")
@@ -34,17 +44,19 @@ def existing(machine: str = records.MAIN) -> Record:
         raise DevboxError(
             "machine.missing",
             f"{named} of {root} does not exist{' yet' if machine == records.MAIN else ''}.",
-            hint="Create it with `devbox up`." if machine == records.MAIN else "See which there are: `devbox list`.",
+            hint="Create it with `devbox up`."
+            if machine == records.MAIN
+            else f"Make it with `devbox clone {machine}`, or see which there are: `devbox list`.",
         )
     return record
 
 
-def running() -> tuple[Record, Observation]:
+def running(machine: str = records.MAIN) -> tuple[Record, Observation]:
     """The record and what was seen of its running machine. Raises also `machine.not-running`."""
-    record = existing()
+    record = existing(machine)
     seen = lifecycle.observe(record)
     if seen.state is not State.RUNNING or seen.ssh_port is None:
         reason = f" ({seen.reason})" if seen.reason else ""
-        hint = f"Go on with `{next_command(seen)}`."
+        hint = f"Go on with `{next_command(seen, record)}`."
         raise DevboxError("machine.not-running", f"The machine is {seen.state}{reason}.", hint=hint)
     return record, seen

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from devbox import paths, ui
+from devbox.commands import beside
+from devbox.commands.beside import MachineOption
 from devbox.config.model import Firmware, MachineSpec, Project
 from devbox.disk import record as records
 from devbox.errors import DevboxError
@@ -52,31 +54,42 @@ def up(
         bool | None, typer.Option("--locked/--no-locked", help="Refuse what Devboxfile.lock lacks; set where CI is.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Create, start and provision the machine."""
     from devbox.box import online
 
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
     if discard_memory:
-        _discard_memory()
+        _discard_memory(machine)
     with online.forbidden(when=offline):
-        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked)
+        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine)
 
 
 def bring_up(
-    folder: Path, *, provision: bool = True, approve: str = "", accel: str = "auto", locked: bool | None = None
+    folder: Path,
+    *,
+    provision: bool = True,
+    approve: str = "",
+    accel: str = "auto",
+    locked: bool | None = None,
+    machine: str = records.MAIN,
 ) -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval, locking, rebuild, steps
+    from devbox.commands import approval, locking, rebuild, steps, target
     from devbox.config import build
     from devbox.machine import host
 
-    project = rebuild.as_made(build.load(paths.find_project(folder)))
+    declared = build.load(paths.find_project(folder))
+    made = records.find(declared.root) if machine == records.MAIN else target.existing(machine)
+    project = rebuild.as_made(declared, made)
     approval.require(project, approve)
-    locking.require(project, made := records.find(project.root), locked=locked, provision=provision)
+    locking.require(project, made, locked=locked, provision=provision)
     steps.check(project)
     facts = host.probe(project.machine.arch, accel=accel)
     image = locking.find_image(project, made, locked=locked)
+    beside.say_ports(project, machine)
+    project = beside.of(project, machine)
     record = records.ensure(project, image, firmware(project.machine, image))
     with records.locked(record), reach(project, record, image, facts) as reached:
         if provision:
@@ -86,7 +99,7 @@ def bring_up(
         locking.settle(project, None, locked=locked)  # the sizes of what the steps have fetched
         steps.farewell(project, reached.seen)
     else:
-        ui.note("The machine runs; its steps were left out: `devbox provision`.")
+        ui.note(f"The machine runs; its steps were left out: `devbox provision{beside.option(machine)}`.")
 
 
 @contextmanager
@@ -114,10 +127,10 @@ def reach(
         yield Reached(guest, seen, mounts)
 
 
-def _discard_memory() -> None:
+def _discard_memory(machine: str) -> None:
     from devbox.commands import sleeping, target
 
-    record = target.existing()
+    record = target.existing(machine)
     with records.locked(record):
         sleeping.shut_down_first(record, force=True)
 

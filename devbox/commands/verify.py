@@ -7,14 +7,13 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from devbox import paths, ui
-from devbox.commands import junit, up
+from devbox.commands import beside, junit, up
 from devbox.commands.junit import Case
 from devbox.config.model import Project, When
 from devbox.disk import record as records
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from devbox.machine.host import HostFacts
     from devbox.provision.apply import Context, Report
 
-MACHINE = "verify"  # its name among the machines of the project
+MACHINE = beside.VERIFY
 
 
 def verify(
@@ -72,12 +71,8 @@ def verify(
 
 def fresh(declared: Project) -> Project:
     """The project as the machine beside its own is made of it: by another name, and with no port that may be taken."""
-    machine = declared.machine
-    fixed = [str(port.host) for port in machine.ports if port.host is not None]
-    if fixed:
-        ui.note(f"This computer's ports are left to your own machine; free ones stand in for {', '.join(fixed)}.")
-    ports = tuple(replace(port, host=None) for port in machine.ports)
-    return replace(declared, machine=replace(machine, name=MACHINE, ports=ports))
+    beside.say_ports(declared, MACHINE)
+    return beside.apart(declared, MACHINE)
 
 
 def _remove_left_over(root: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -81,7 +81,7 @@ def all_records() -> tuple[Record | Damaged, ...]:
         folders = sorted(entry for entry in paths.machines_dir().iterdir() if hint.is_id(entry.name))
     except FileNotFoundError:
         return ()
-    found = [read for folder in folders if (read := _read(folder)) is not None]
+    found = [one for folder in folders if (one := read(folder, folder.name)) is not None]
     return tuple(sorted(found, key=lambda one: (isinstance(one, Damaged), getattr(one, "created", ""), one.id)))
 
 
@@ -123,11 +123,49 @@ def ensure(project: "Project", image: "Image", firmware: Firmware) -> Record:
     """
     machine = project.machine.name
     if not (found := find(project.root, machine)):
-        with fs.lock(paths.machines_dir() / ".lock", wait=60, on_wait=_waiting):
+        with making():
             found = find(project.root, machine) or _create(project, image, firmware)
     if machine == MAIN:
         hint.write(project.root, found.id)
     return found
+
+
+def fork(parent: Record, machine: str, fill: Callable[[MachineDir], None]) -> Record:
+    """A further machine of the parent's project, made of it: its own in all that tells them apart, but for the MAC
+    address, which the guest's network goes by, and each is alone on its own network.
+
+    `fill` puts the files into the folder before it appears. Raises `clone.exists`.
+    """
+    with making():
+        refuse_second(parent.project, machine)
+        id, aside = _new_folder()
+        record = replace(
+            parent,
+            id=id,
+            machine=machine,
+            uuid=str(uuid.uuid4()),
+            host_key=keys.make(aside.host_key),
+            created=_now(),
+        )
+        fill(aside)
+        return _appear(aside, record)
+
+
+def refuse_second(project_root: Path, machine: str) -> None:
+    """Raises `clone.exists` where the project has a machine by this name."""
+    if find(project_root, machine):
+        raise DevboxError(
+            "clone.exists",
+            f"{project_root} has a machine `{machine}` already.",
+            hint=f"Use it with `devbox up --machine {machine}`, or delete it: `devbox destroy --machine {machine}`.",
+        )
+
+
+@contextmanager
+def making() -> Iterator[None]:
+    """Nobody else makes a machine meanwhile."""
+    with fs.lock(paths.machines_dir() / ".lock", wait=60, on_wait=_waiting):
+        yield
 
 
 def beside(project_root: Path) -> tuple[Record, ...]:
@@ -156,7 +194,7 @@ def locked(record: Record, *, wait: float = 3600) -> Iterator[None]:
 def resized(record: Record, size: int) -> Record:
     """The record with the disk's new size in bytes, stored."""
     changed = replace(record, disk_size=size)
-    _write(record.dir.folder, changed)
+    store(record.dir.folder, changed)
     return changed
 
 
@@ -166,9 +204,7 @@ def _create(project: "Project", image: "Image", firmware: Firmware) -> Record:
     for one in all_records():
         if isinstance(one, Damaged):
             ui.warn(f"The machine {one.id} is damaged ({one.reason}) and may have been this project's: {one.folder}")
-    _sweep()
-    id = os.urandom(6).hex()
-    aside = fs.make_private_dir(paths.machines_dir() / f".new-{id}")
+    id, aside = _new_folder()
     info = project.root.stat()
     record = Record(
         id=id,
@@ -192,13 +228,30 @@ def _create(project: "Project", image: "Image", firmware: Firmware) -> Record:
         user=spec.user.name,
         uid=spec.user.uid,
         gid=spec.user.gid,
-        host_key=keys.make(aside / MachineDir(id).host_key.name),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        host_key=keys.make(aside.host_key),
+        created=_now(),
     )
-    _write(aside, record)
-    aside.rename(record.dir.folder)
+    return _appear(aside, record)
+
+
+def _new_folder() -> tuple[str, MachineDir]:
+    """A machine's id, and the folder to make it in."""
+    _sweep()
+    id = os.urandom(6).hex()
+    aside = MachineDir(f".new-{id}")
+    fs.make_private_dir(aside.folder)
+    return id, aside
+
+
+def _appear(aside: MachineDir, record: Record) -> Record:
+    store(aside.folder, record)
+    aside.folder.rename(record.dir.folder)
     fs.fsync_dir(record.dir.folder.parent)
     return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def check_size(size: int, least: int) -> None:
@@ -221,7 +274,7 @@ def _waiting(who: str) -> None:
     ui.note(f"Waiting for {who}")
 
 
-def _write(folder: Path, record: Record) -> None:
+def store(folder: Path, record: Record) -> None:
     fs.write_atomic(folder / "record.json", json.dumps(asdict(record), indent=2, default=os.fspath).encode())
 
 
@@ -233,7 +286,7 @@ def _moved(record: Record, root: Path, place: tuple[int, int]) -> Record:
 def _rebind(record: Record, root: Path, place: tuple[int, int]) -> Record:
     bound = replace(record, project=root, device=place[0], inode=place[1])
     with suppress(OSError):  # A full disk must not hide the machine: next time it is found by the same signs.
-        _write(record.dir.folder, bound)
+        store(record.dir.folder, bound)
     return bound
 
 
@@ -245,18 +298,20 @@ def _is(folder: Path, place: tuple[int, int]) -> bool:
     return (info.st_dev, info.st_ino) == place
 
 
-def _read(folder: Path) -> Record | Damaged | None:
-    """None for a folder that holds no machine at all (a lock file made while its machine was being destroyed)."""
+def read(folder: Path, id: str) -> Record | Damaged | None:
+    """The record in a folder, which may lie in the trash. None for one that holds no machine at all (a lock file made
+    while its machine was being destroyed).
+    """
     try:
         record = _parse(json.loads((folder / "record.json").read_bytes()))
     except FileNotFoundError:
-        if not (folder / MachineDir(folder.name).disk.name).exists():
+        if not (folder / MachineDir(id).disk.name).exists():
             return None
-        return Damaged(folder.name, folder, "record.json is missing")
+        return Damaged(id, folder, "record.json is missing")
     except (OSError, ValueError, RecursionError) as trouble:
-        return Damaged(folder.name, folder, f"record.json: {trouble}")
-    if record.id != folder.name:
-        return Damaged(folder.name, folder, f"record.json: it is of machine {record.id}")
+        return Damaged(id, folder, f"record.json: {trouble}")
+    if record.id != id:
+        return Damaged(id, folder, f"record.json: it is of machine {record.id}")
     return record
 
 
