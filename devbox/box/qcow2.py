@@ -48,11 +48,14 @@ _MAGICS = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`compressed`: some clusters are (or may be), which makes random reads 7 to 16 times slower."""
+    """`compressed`: some clusters are (or may be), which makes random reads 7 to 16 times slower. `parent`: the sha256
+    of what a layer stands on.
+    """
 
     format: str
     virtual_size: int
     compressed: bool
+    parent: str = ""
 
 
 def sniff(path: Path) -> str:
@@ -149,7 +152,8 @@ def _qcow2(file: IO[bytes], start: bytes, size: int, parent: str) -> Header:
     _require(_inside(refs_at, refs_clusters * cluster, cluster, size), "its reference table lies outside the file")
     file.seek(l1_at)
     table = file.read(needed * 8)
-    return Header("qcow2", virtual, compressed=_any_compressed(file, _l2_tables(table, cluster, size), cluster, entry))
+    compressed = _any_compressed(file, _l2_tables(table, cluster, size), cluster, entry)
+    return Header("qcow2", virtual, compressed, parent)
 
 
 def _version3(start: bytes, cluster: int) -> tuple[int, int]:

@@ -38,7 +38,9 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A stored file. `label` says what it was when it came in; `links` counts its names: more than one means in use."""
+    """A stored file. `label` says what it was when it came in; `links` counts its names: more than one means in use.
+    A layer stands on the blob `parent`.
+    """
 
     sha256: str
     path: Path
@@ -47,6 +49,7 @@ class Blob:
     virtual_size: int
     label: str
     links: int
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class _Record:
     format: str
     virtual_size: int
     label: str
+    parent: str = ""
 
 
 def folder(name: str) -> Path:
@@ -186,7 +190,9 @@ def _entry(path: Path) -> Blob:
 
 
 def _blob(path: Path, record: _Record, info: os.stat_result) -> Blob:
-    return Blob(path.name, path, info.st_size, record.format, record.virtual_size, record.label, info.st_nlink)
+    return Blob(
+        path.name, path, info.st_size, record.format, record.virtual_size, record.label, info.st_nlink, record.parent
+    )
 
 
 def _known(path: Path) -> Blob | None:
@@ -215,8 +221,16 @@ def _rehash(path: Path) -> Blob | None:
         _set_aside(path, label, f"its sha256 is {found}")
         return None
     format = "qcow2" if qcow2.sniff(path) == "qcow2" else "raw"
-    _record(path.name, path, qcow2.inspect(path, format, name=label), label)
+    parent = old.parent if old else layer_parent(path.name)
+    _record(path.name, path, qcow2.inspect(path, format, name=label, parent=parent), label)
     return _known(path)
+
+
+def layer_parent(sha256: str) -> str:
+    """What the layer of that digest was made to stand on, "" for what was never published as a layer."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((paths.layers_dir() / sha256 / "meta.json").read_bytes())["parent"])
+    return ""
 
 
 def _set_aside(path: Path, label: str, why: str) -> None:
@@ -237,7 +251,9 @@ def record_path(sha256: str) -> Path:
 
 def _record(sha256: str, file: Path, header: qcow2.Header, label: str) -> None:
     info = file.stat()
-    record = _Record(info.st_size, info.st_ino, info.st_mtime_ns, header.format, header.virtual_size, label)
+    record = _Record(
+        info.st_size, info.st_ino, info.st_mtime_ns, header.format, header.virtual_size, label, header.parent
+    )
     fs.write_atomic(folder("records") / f"{sha256}.json", json.dumps(asdict(record)).encode())
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 class Reached:
     """A machine that runs and answers: the connection, what QEMU tells of it, and the folders it was started with."""
 
+    record: "Record"
     guest: "FabricGuest"
     seen: "Observation"
     mounts: "tuple[Mount, ...]"
@@ -55,6 +56,7 @@ def up(
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
     machine: MachineOption = records.MAIN,
+    layers: Annotated[bool, typer.Option(help="Begin with what an earlier machine's steps made, and keep it.")] = True,
 ) -> None:
     """Create, start and provision the machine."""
     from devbox.box import online
@@ -63,7 +65,9 @@ def up(
     if discard_memory:
         _discard_memory(machine)
     with online.forbidden(when=offline):
-        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine)
+        bring_up(
+            Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine, layers=layers
+        )
 
 
 def bring_up(
@@ -74,6 +78,7 @@ def bring_up(
     accel: str = "auto",
     locked: bool | None = None,
     machine: str = records.MAIN,
+    layers: bool = True,
 ) -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
     from devbox.commands import approval, locking, rebuild, steps, target
@@ -91,9 +96,9 @@ def bring_up(
     beside.say_ports(project, machine)
     project = beside.of(project, machine)
     record = records.ensure(project, image, firmware(project.machine, image))
-    with records.locked(record), reach(project, record, image, facts) as reached:
+    with records.locked(record), reach(project, record, image, facts, layers=layers and provision) as reached:
         if provision:
-            seen, mounts = reached.seen, reached.mounts
+            record, seen, mounts = reached.record, reached.seen, reached.mounts
             steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown)
     if provision:
         locking.settle(project, None, locked=locked)  # the sizes of what the steps have fetched
@@ -104,27 +109,31 @@ def bring_up(
 
 @contextmanager
 def reach(
-    project: Project, record: "Record", image: "Image", facts: "HostFacts", *, renew: bool = True
+    project: Project, record: "Record", image: "Image", facts: "HostFacts", *, renew: bool = True, layers: bool = False
 ) -> Iterator[Reached]:
     """The machine of the record, from its disk to an answer and its folders. The caller holds its lock.
 
-    Without `renew` it keeps the provisional identity that it may have, for layers to be made of it.
+    Without `renew` it keeps the provisional identity that it may have, for layers to be made of it. With `layers` a
+    new machine begins with one where one fits, and its first steps are carried out and kept.
     """
-    from devbox.commands import renewal, steps
+    from devbox.commands import layering, renewal, steps
     from devbox.disk import overlay, seed
     from devbox.machine import started
 
-    overlay.ensure(record, image)
+    start = layering.begin(project, record, image, wanted=layers)
+    record = start.record
+    overlay.ensure(record, image, start.stack)
     seed.ensure(record, project.machine)
     vm = _virtual_machine(project.machine, record, facts)
     running = _start(record, project.machine, vm, facts)
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
     machine, seen, guest = project.machine, running.observation, _connect(running, facts)
+    layering.make(guest, project, seen, start, slowdown=facts.slowdown)
     if renew:
         guest = renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown)
     with guest:
         steps.bring_folders(project, record, seen, mounts)
-        yield Reached(guest, seen, mounts)
+        yield Reached(record, guest, seen, mounts)
 
 
 def _discard_memory(machine: str) -> None:

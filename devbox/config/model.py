@@ -123,6 +123,8 @@ class StepSpec:
     cwd: str = ""
     position: str = ""
     identity: str = ""  # what its receipt is kept by; "" is its name
+    layer: bool = True  # False: it and the steps after it are never part of a layer
+    epoch: str = ""  # what `refresh` is today: it enters the digest
 
 
 @dataclass(frozen=True, slots=True)

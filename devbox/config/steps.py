@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -139,7 +140,18 @@ def _step(draft: Draft, place: Place, step: dict[str, Any], name: str) -> StepSp
         retries=int(step.get("retries", 0)),
         cwd=step.get("cwd", ""),
         position=f"{at.file}:{at.line}",
+        layer=step.get("layer", True),
+        epoch=epoch(step.get("refresh", "never"), datetime.now(UTC)),
     )
+
+
+def epoch(refresh: str, now: datetime) -> str:
+    """What stands for a time in which a cached result is good: the day, the week, or the user's own word."""
+    if refresh == "never":
+        return ""
+    if refresh == "daily":
+        return f"{now:%Y-%m-%d}"
+    return f"{now:%G-W%V}" if refresh == "weekly" else refresh
 
 
 def env(draft: Draft, place: Place) -> Mapping[str, str]:

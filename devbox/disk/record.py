@@ -198,6 +198,14 @@ def resized(record: Record, size: int) -> Record:
     return changed
 
 
+def founded(record: Record, layer: str, mac: str) -> Record:
+    """The record of a machine that has no disk yet, stored with the layer that the disk will stand on."""
+    changed = replace(record, layer=layer, mac=mac or record.mac)
+    if changed != record:
+        _write(record.dir.folder, changed)
+    return changed
+
+
 def _create(project: "Project", image: "Image", firmware: Firmware) -> Record:
     spec, traits = project.machine, image.traits
     check_size(spec.disk, image.virtual_size)

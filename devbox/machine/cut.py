@@ -6,6 +6,7 @@ writing to, so nothing is lost. The caller holds the machine's lock, has let the
 a `Qmp` with a patience of a minute: QEMU writes out what it has, too.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from devbox.machine import argv
 from devbox.machine.qmp import Qmp
 
 _SYSTEM: str = "linux" if sys.platform == "linux" else "darwin"
+_LONG_AGO = 1_000_000_000
 _DEVICE = "vda"  # the system disk, in the argument list
 
 
@@ -74,6 +76,7 @@ def _snapshot(qmp: Qmp, old: str, new: str, while_stopped: Callable[[], None] | 
 def settle(record: Record, qmp: Qmp, frozen: Path, sha256: str) -> Path:
     """Name the frozen file by its digest: on the disk, and in the header of what stands on it."""
     parent = record.dir.parent(sha256)
+    os.utime(frozen, (_LONG_AGO, _LONG_AGO))  # by which a later change of it shows
     fs.fsync_file(frozen)
     overlay.hold(frozen, parent)
     node = active_node(qmp)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from devbox.config.model import MachineSpec
 from devbox.provision import shell
 from devbox.provision.journal import Places
+from devbox.provision.script import Gates
 
 if TYPE_CHECKING:
     from devbox.guest.connection import Guest
@@ -21,7 +22,8 @@ class Context:
     """`run_user` is the login account, `ports` are the forwarded ones by name.
 
     `connect` makes another connection to the guest, waiting for one that is booting; with `endpoint` it is what
-    steps need that this computer carries out.
+    steps need that this computer carries out. With `at_gate` a run stops behind steps that cost much: it is told the
+    step's place, has the guest to itself, and calls what it is given to let the run go on.
     """
 
     project_root: Path
@@ -35,6 +37,8 @@ class Context:
     connect: "Callable[[], Guest] | None" = None
     endpoint: "Endpoint | None" = None
     secret_key: bytes = field(default=b"", repr=False)  # this machine's, for the digests of secrets
+    at_gate: "Callable[[int, Guest, Callable[[], None]], None] | None" = None
+    gates: Gates = Gates()
 
     @property
     def names(self) -> dict[str, Any]:

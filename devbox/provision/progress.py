@@ -1,5 +1,6 @@
 """Follows the events of an apply run: keeps what became of each step, and tells a listener while it happens."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from devbox import ui
@@ -29,14 +30,16 @@ class Listener(Protocol):
 class Progress:
     """`feed` takes the bytes of the channel. A class, since a run that is followed has a lifetime."""
 
-    def __init__(self, nonce: str, listener: Listener | None) -> None:
+    def __init__(
+        self, nonce: str, listener: Listener | None, *, at_gate: Callable[[int], None] = lambda index: None
+    ) -> None:
         self.steps: dict[int, Seen] = {}
         self.done = False
         self.busy = False
         self.lost = ""  # what the run itself said when it was killed
         self.current: int | None = None
         self._frames = Frames(nonce)
-        self._listener = listener
+        self._listener, self._at_gate = listener, at_gate
         self._section: tuple[str, ...] = ()
         self._text = b""
 
@@ -69,6 +72,8 @@ class Progress:
                 self._section = ("begin",)
             case "end":
                 self._end(int(words[1]), words)
+            case "gate":
+                self._at_gate(int(words[1]))
             case "done":
                 self.done = True
             case "busy":

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from devbox import ui
 from devbox.errors import DevboxError, ExitCode
-from devbox.provision import events, facts, host_step, outcomes, plan, report, script, wire
+from devbox.provision import events, facts, host_step, outcomes, plan, report, script, shell, wire
 from devbox.provision.context import Context
 from devbox.provision.display import Display
 from devbox.provision.events import Events
@@ -21,11 +22,13 @@ from devbox.provision.host_step import HostRun
 from devbox.provision.plan import Decision, Options, Status
 from devbox.provision.progress import Listener, Progress
 from devbox.provision.report import Outcome, Report
+from devbox.provision.shell import Run
 from devbox.provision.step import Step
 
 if TYPE_CHECKING:
     from devbox.guest.connection import Guest
 
+_GATE_LIMIT = 60.0  # seconds for one small file to be made
 _PATIENCE = 5  # how often somebody else's run may come first
 
 
@@ -114,13 +117,36 @@ class Rounds:
 
     def _apply(self, decisions: Sequence[Decision], known: Facts, listener: Listener) -> Progress | None:
         """One run in the guest; None when another run came first."""
-        todo = _todo(decisions, self._options)
+        last = max(self._steps)
+        todo = [
+            replace(one, gate=self._context.at_gate is not None and one.index < last)
+            for one in _todo(decisions, self._options)
+        ]
         own = replace(self._context.run(), secret=any(one.step.secrets for one in todo))
-        progress = Progress(own.id, listener)
+        progress = Progress(own.id, listener, at_gate=lambda index: self._gate(own, index))
         with _shown(progress, listener):
-            payload = script.payload(own, todo, known, self._keys)
+            payload = script.payload(own, todo, known, self._keys, self._context.gates)
             wire.apply(self._guest, own, payload, user=self._context.run_user, on_data=progress.feed)
         return None if progress.busy else progress
+
+    def _gate(self, own: Run, index: int) -> None:
+        """Over a channel beside the run's own, which is still open."""
+        opened: list[str] = []
+
+        def go_on(which: str = str(index)) -> None:
+            if not opened:
+                opened.append(which)
+                command = f": >{quote(f'{own.folder}/open.{which}')}"
+                self._guest.run(shell.as_root(command, user=self._context.run_user), timeout=_GATE_LIMIT)
+
+        if self._context.at_gate:
+            try:
+                self._context.at_gate(index, self._guest, go_on)
+            except BaseException:
+                opened.clear()
+                go_on("all")  # nobody will be here at the next ones
+                raise
+            go_on()
 
     def _here(self, decision: Decision, known: Facts, listener: Listener, done: HostRun | None) -> Progress:
         """A step of this computer's (`done`: it has failed already), and its receipt and its log in the guest."""

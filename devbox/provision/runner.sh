@@ -188,3 +188,35 @@ is_due() {
   [ -n "$action" ] || return 1
   case $when in always) ;; boot) [ "$booted" != "$boot" ] ;; *) return 1 ;; esac
 }
+
+# Sets sectors: how much this guest has written to its disks since it was started.
+count_written() {
+  sectors=0
+  set +f
+  for stat in /sys/block/[hsv]d*/stat /sys/block/xvd*/stat /sys/block/nvme*/stat; do
+    [ -r "$stat" ] && read -r _ _ _ _ _ _ count _ <"$stat" && sectors=$((sectors + count)) || :
+  done
+  set -f
+}
+
+begin_gates() { now; count_written; gate_ms=$ms gate_sectors=$sectors; }
+
+# A point at which this computer may freeze the disk: after much work, with every receipt so far durable. Goes on when it
+# says so, or by itself when it does not; then, and where it says so, there are no more gates.
+gate() {
+  [ -z "$failed" ] && [ ! -e "$run/open.all" ] || return 0
+  now
+  count_written
+  [ $((ms - gate_ms)) -ge "$gate_after" ] || [ $((sectors - gate_sectors)) -ge "$gate_written" ] || return 0
+  sync
+  [ -z "$spent" ] || { rm -f $spent; spent=''; sync; }
+  frame gate "$index"
+  now
+  patience=$((ms + gate_patience))
+  while [ ! -e "$run/open.$index" ] && [ ! -e "$run/open.all" ]; do
+    [ "$ms" -lt "$patience" ] || : >"$run/open.all"
+    sleep 0.1 2>/dev/null || sleep 1
+    now
+  done
+  begin_gates
+}

@@ -47,6 +47,17 @@ def probe(run: Run, steps: Mapping[int, Step[Any]], *, diff: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Gates:
+    """When a run stops behind a step for a layer to be made: `after` so many seconds of work, or `written` bytes since
+    the last time; and how long it waits for this computer, in seconds.
+    """
+
+    after: float = 5.0
+    written: int = 64 << 20
+    patience: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A step that goes into the apply run, with its place in the whole list and what the run needs to know."""
 
@@ -54,6 +65,7 @@ class Planned:
     step: Step[Any]
     force: bool
     incoming: bool = True  # its large files are sent along; else its script calls `stale` should it need them
+    gate: bool = False  # behind it the run may wait for a layer to be made
 
 
 def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) -> str:
@@ -93,10 +105,16 @@ def _block(run: Run, planned: Planned, facts: Facts, keys: Mapping[str, str]) ->
         f"probe() {{\n{step.kind.probe(step.options)}\n}}\n",
         f"work() {{ {work}; }}\n",
         "step\n",
+        "gate\n" if planned.gate else "",
     ))  # fmt: skip
 
 
-def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str]) -> str:
+def _gates(gates: Gates) -> str:
+    after, patience = (math.ceil(seconds * 1000) for seconds in (gates.after, gates.patience))
+    return f"gate_after={after} gate_written={gates.written // 512} gate_patience={patience}\nbegin_gates\n"
+
+
+def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str], gates: Gates) -> str:
     head = (
         "printf '%s\\n' $$ >\"$run/pid\"\n"
         '[ ! -d "$base/held" ] || cp "$run/pid" "$base/held/pid"\n'
@@ -111,7 +129,8 @@ def _main(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str,
     switch = shell.SWITCH if any(one.step.user != "root" for one in planned) else ""
     steps = "".join(_block(run, one, facts, keys) for one in planned)
     library = shell.settings(run) + shell.prelude() + shell.file("limit") + shell.file("runner")
-    return "".join((library, shell.PREPARE, switch, head, steps, tail))
+    gated = _gates(gates) if any(one.gate for one in planned) else ""
+    return "".join((library, shell.PREPARE, switch, head, gated, steps, tail))
 
 
 # Starts the apply run, away from this connection, and shows it; `busy` when another run is going on.
@@ -145,11 +164,13 @@ is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 """
 
 
-def payload(run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str]) -> Payload:
+def payload(
+    run: Run, planned: Sequence[Planned], facts: Facts, keys: Mapping[str, str], gates: Gates = Gates()
+) -> Payload:
     """The tar of an apply run: the same bytes for the same input. `keys` are those of all steps, by name."""
     incoming: dict[str, Path] = {}
     members: dict[str, bytes] = {
-        "main": _main(run, planned, facts, keys).encode(),
+        "main": _main(run, planned, facts, keys, gates).encode(),
         "start": _with(run, "prelude", "lock", "follow").encode() + _START.encode(),
         "prelude": shell.prelude().encode(),
     }

@@ -180,6 +180,7 @@ class Step(Generic[O]):
             "cwd": self.spec.cwd,
             "env": dict(self.spec.env),
             **({"secrets": dict(self.seals)} if self.seals else {}),
+            **({"epoch": self.spec.epoch} if self.spec.epoch else {}),
         }
         text = json.dumps(value, default=_canonical, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
