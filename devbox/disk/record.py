@@ -202,7 +202,7 @@ def founded(record: Record, layer: str, mac: str) -> Record:
     """The record of a machine that has no disk yet, stored with the layer that the disk will stand on."""
     changed = replace(record, layer=layer, mac=mac or record.mac)
     if changed != record:
-        _write(record.dir.folder, changed)
+        store(record.dir.folder, changed)
     return changed
 
 
