@@ -7,6 +7,7 @@ goes wrong with a layer never keeps a machine from coming up.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Start:
     layer: Layer | None = None
     stack: tuple[Blob, ...] = ()
     fresh: bool = False  # its disk is made in this very `up`, so what its first steps make of it can be kept
+    whole: bool = False  # the layer holds all that layers may hold: none will be made of this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,12 @@ def begin(project: Project, record: Record, image: Image, *, wanted: bool) -> St
         if wanted:
             identity.begin(record)
         return Start(records.founded(record, "", ""), fresh=wanted)
-    layer, stack = found
+    layer, stack, whole = found
     identity.begin(record, layer.folder)
     count = f"{len(layer.steps)} steps" if len(layer.steps) != 1 else "one step"
     what = f"the layer of {count}" if layer.steps else "the layer of a first boot"
     ui.note(f"Start from {what}, made {_ago(layer.age)} (saves about {ui.duration(layer.seconds)}).")
-    return Start(records.founded(record, layer.sha256, layer.mac), layer, stack, fresh=True)
+    return Start(records.founded(record, layer.sha256, layer.mac), layer, stack, fresh=True, whole=whole)
 
 
 def _forget_choice(record: Record) -> None:
@@ -81,12 +83,13 @@ def _forget_choice(record: Record) -> None:
         identity.settled(record)
 
 
-def _fitting(project: Project, record: Record) -> tuple[Layer, tuple[Blob, ...]] | None:
+def _fitting(project: Project, record: Record) -> tuple[Layer, tuple[Blob, ...], bool] | None:
     stable = image_facts.recall(record.image)
     if stable is None:
         return None
-    found = layers.longest(prefix(project, _planned(project, record), record, stable).keys)
-    return (found[1], layers.stack(found[1])) if found else None
+    keys = prefix(project, _planned(project, record), record, stable).keys
+    found = layers.longest(keys)
+    return (found[1], layers.stack(found[1]), found[1].chain == keys[-1]) if found else None
 
 
 def _planned(project: Project, record: Record) -> Context:
@@ -120,12 +123,12 @@ def make(
     start: Start,
     *,
     slowdown: float,
-    while_stopped: Callable[[Qmp], None] | None = None,
+    at_last: Callable[[], AbstractContextManager[Callable[[Qmp], None]]],
 ) -> str:
     """The cacheable steps of a new machine carried out, before its folders are there, and kept as layers.
 
-    The sha256 of the layer that its disk stands on then, "" where it is none. `while_stopped` is called while the
-    machine stands still for the last one.
+    The sha256 of the layer that its disk stands on then, "" where it is none. `at_last` surrounds the making of the
+    last one, and gives what is called while the machine stands still for it.
     """
     record = start.record
     if not start.fresh or not identity.is_provisional(record):
@@ -145,7 +148,8 @@ def make(
                 raise
             ui.warn(f"{failed.message} It is tried again now that the project's folders are there.")
             return kept.sha256
-        kept.keep(len(found.keys), guest, while_stopped=while_stopped)
+        with at_last() as while_stopped:
+            kept.keep(len(found.keys), guest, while_stopped=while_stopped)
     return kept.sha256
 
 

@@ -24,6 +24,7 @@ from devbox.errors import DevboxError
 
 if TYPE_CHECKING:
     from devbox.box.store import Image
+    from devbox.commands.warm import Birth
     from devbox.disk.record import Record
     from devbox.guest.connection import FabricGuest
     from devbox.machine.argv import VmSpec
@@ -116,7 +117,7 @@ def reach(
     Without `renew` it keeps the provisional identity that it may have, for layers to be made of it. With `layers` a
     new machine begins with one where one fits, and its first steps are carried out and kept.
     """
-    from devbox.commands import layering, renewal, steps
+    from devbox.commands import layering, renewal, steps, warm
     from devbox.disk import overlay, seed
     from devbox.machine import started
 
@@ -125,10 +126,11 @@ def reach(
     overlay.ensure(record, image, start.stack)
     seed.ensure(record, project.machine)
     vm = _virtual_machine(project.machine, record, facts)
-    running = _start(record, project.machine, vm, facts)
+    with warm.birth(start, vm, facts) as birth:
+        running = _start(record, project.machine, vm, facts, birth)
+        machine, seen, guest = project.machine, running.observation, _connect(running, facts)
+        birth.keep(layering.make(guest, project, seen, start, slowdown=facts.slowdown, at_last=birth.at_last))
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
-    machine, seen, guest = project.machine, running.observation, _connect(running, facts)
-    layering.make(guest, project, seen, start, slowdown=facts.slowdown)
     if renew:
         guest = renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown)
     with guest:
@@ -170,7 +172,7 @@ def _virtual_machine(machine: MachineSpec, record: "Record", facts: "HostFacts")
     return argv.spec(record, machine, forwards=forwards, mounts=mounts)
 
 
-def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts") -> "Running":
+def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts", birth: "Birth") -> "Running":
     """The running machine; what only a restart could apply to one that runs already is said."""
     from devbox.disk import overlay
     from devbox.machine import dormant, lifecycle, started
@@ -192,7 +194,7 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])
     with ui.step(f"Start QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):
-        return lifecycle.ensure_running(record, vm, facts)
+        return birth.start()
 
 
 def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":

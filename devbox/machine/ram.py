@@ -36,9 +36,9 @@ class RamFile:
 
 
 @contextmanager
-def fresh(size: int, *, folder: Path = _SHARED_MEMORY) -> Iterator[RamFile | None]:
-    """An empty file for `size` bytes of memory; None where this computer has no room for it in memory."""
-    made = _make(size, folder)
+def fresh(size: int | None, *, folder: Path = _SHARED_MEMORY) -> Iterator[RamFile | None]:
+    """An empty file for `size` bytes of memory; None where none is wanted, or this computer has no room for it."""
+    made = _make(size, folder) if size is not None else None
     try:
         yield made
     finally:

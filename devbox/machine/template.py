@@ -11,8 +11,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,23 +127,16 @@ def drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def mapped(template: Template, vm: VmSpec) -> Iterator[VmSpec]:
-    """The machine as it is started to take over the template's memory; QEMU must answer before this ends.
-
-    Raises `template.no-room` where a copy is needed and this computer has no room for it in memory.
+def mapped(template: Template, vm: VmSpec, own: RamFile | None = None) -> VmSpec:
+    """The machine as it is started to take over the template's memory: mapped privately, or copied into a file of its
+    own where others map its memory too (folders by virtiofs), or where it is to be saved as a template again.
     """
-    if template.streamed:
-        yield replace(vm, incoming=True)
-    elif not vm.virtiofs:
-        yield replace(vm, incoming=True, ram=Ram(template.ram, shared=False))
-    else:
-        # The helper of a folder maps the guest's memory too, so this guest needs one that is its own and shared.
-        with ram.fresh(vm.memory) as own, template.ram.open("rb") as source:
-            if own is None:
-                raise DevboxError("template.no-room", "There is no room in memory for a copy of the template's memory.")
+    if own is None:
+        return replace(vm, incoming=True, ram=None if template.streamed else Ram(template.ram, shared=False))
+    if not template.streamed:
+        with template.ram.open("rb") as source:
             ram.copy(source.fileno(), own.descriptor)
-            yield replace(vm, incoming=True, ram=own.ram)
+    return replace(vm, incoming=True, ram=own.ram)
 
 
 def load(qmp: Qmp, template: Template) -> None:
@@ -204,7 +196,9 @@ def _digest(*values: Any, length: int = 12) -> str:
 def _normalized(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     """QEMU's arguments without what may differ from one machine to the next: places, names, ports, numbers."""
     nobody = MachineDir("000000000000")
-    plain = replace(vm, dir=nobody, name="", uuid="", forwards=(), incoming=False, ram=None, cpus=1, memory=1 << 30)
+    plain = replace(
+        vm, dir=nobody, name="", uuid="", forwards=(), incoming=False, ram=None, disk=None, cpus=1, memory=1 << 30
+    )
     words = argv.build(plain, facts)
     places = (os.fspath(nobody.folder), os.fspath(nobody.runtime))
     for place in places:

@@ -12,6 +12,7 @@ from devbox import fs
 from devbox.errors import DevboxError
 from devbox.machine import lifecycle, ram, start, template
 from devbox.machine.qmp import Qmp
+from devbox.machine.ram import RamFile
 from devbox.machine.template import Template
 from tests.guest.conftest import SSH_WAIT, Machine
 
@@ -47,10 +48,9 @@ def templated(parent: Machine, disk: Path, *, size: int) -> Template:
     return template.publish(aside, LAYER, wanted, label="a test")
 
 
-def go_on(fork: Machine, made: Template, disk: Path) -> None:
+def go_on(fork: Machine, made: Template, disk: Path, own: RamFile | None = None) -> None:
     shutil.copyfile(disk, fork.record.dir.disk)
-    with template.mapped(made, fork.vm) as vm:
-        start.start(vm, fork.facts)
+    start.start(template.mapped(made, fork.vm, own), fork.facts)
     with Qmp(fork.record.dir.qmp, timeout=60) as qmp:
         template.load(qmp, made)
         qmp.execute("cont")
@@ -72,7 +72,9 @@ def test_forks_go_on_where_their_template_stood(
         # Until their identity is renewed they have their parent's keys.
         for name in ("id_ed25519", "known_hosts"):
             shutil.copyfile(parent.record.dir.folder / name, fork.record.dir.folder / name)
-        go_on(fork, made, tmp_path / "disk")
+        # The second one has a memory that others can map too, as a machine with folders needs it.
+        with ram.fresh(fork.vm.memory if fork is second else 1 << 60) as own:
+            go_on(fork, made, tmp_path / "disk", own)
     assert all(count(machine) > 0 for machine in (parent, first, second))
     first.ssh("echo mine >/tmp/mine")
     second.ssh("test ! -e /tmp/mine")
@@ -103,8 +105,7 @@ def test_a_memory_that_does_not_fit_is_refused(new_machine: Callable[..., Machin
     with (folder / "ram").open("r+b") as memory:
         memory.truncate(fork.vm.memory)
     before = fs.sha256_file(fork.record.dir.disk)
-    with template.mapped(Template(folder, LAYER, {}), fork.vm) as vm:
-        start.start(vm, fork.facts)
+    start.start(template.mapped(Template(folder, LAYER, {}), fork.vm), fork.facts)
     with pytest.raises(DevboxError) as refused, Qmp(fork.record.dir.qmp) as qmp:
         template.load(qmp, Template(folder, LAYER, {}))
     assert refused.value.id == "machine.memory-load"
