@@ -44,6 +44,12 @@ def _freeze(parent: Record) -> Path:
         raise DevboxError(
             "clone.state", "The machine is not ready yet, so there is nothing to clone.", hint="Run `devbox up` first."
         )
+    if any(parent.dir.snapshots.glob("*.json")):  # a shared disk cannot go back to one
+        raise DevboxError(
+            "clone.state",
+            "The machine has snapshots, which are inside the disk that the clone would share.",
+            hint="See them with `devbox snapshot list`, and delete them first: `devbox snapshot delete NAME`.",
+        )
     if seen.state is State.STOPPED:
         return fork.freeze(parent)
     if seen.state is not State.RUNNING:

@@ -42,14 +42,19 @@ sync
 """
 _SETTLE = """
 clock() {
-  t=$1
+  t=$1 off=1 tries=0 rtc=
   # The machine's own clock is this computer's; it is taken unless somebody has set it to another time.
-  if read -r rtc 2>/dev/null </sys/class/rtc/rtc0/since_epoch; then
-    d=$((rtc - t))
-    [ "$d" -lt 0 ] || [ "$d" -gt 60 ] || t=$rtc
+  if read -r rtc 2>/dev/null </sys/class/rtc/rtc0/since_epoch && [ $((rtc - t)) -ge 0 ] && [ $((rtc - t)) -le 60 ]; then
+    t=$rtc off=0
   fi
   d=$(($(date +%s) - t))
-  [ "$d" -ge -1 ] && [ "$d" -le 1 ] || date -u -s "@$t" >/dev/null
+  [ "$d" -lt -"$off" ] || [ "$d" -gt "$off" ] || return 0
+  while [ "$off" = 0 ] && [ "$t" = "$rtc" ] && [ "$tries" -lt 40 ]; do  # it tells whole seconds: wait for the next
+    sleep 0.05
+    tries=$((tries + 1))
+    read -r t </sys/class/rtc/rtc0/since_epoch
+  done
+  date -u -s "@$t" >/dev/null
 }
 attach() {
   listed= tries=0

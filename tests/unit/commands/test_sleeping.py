@@ -29,11 +29,18 @@ def test_a_clock_that_is_off_by_more_than_a_second_is_set(tmp_path: Path, guest:
     assert ("date -u -s @1000" in run(tmp_path, script, date=date)[1]) == is_set
 
 
-@pytest.mark.parametrize(("rtc", "taken"), [(1003, 1003), (1000, 1000), (2000, 1000), (3, 1000)])
-def test_the_machines_own_clock_is_taken_where_it_can_be_right(tmp_path: Path, rtc: int, taken: int) -> None:
+@pytest.mark.parametrize(
+    ("rtc", "guest", "taken"),
+    [(1003, 7, 1004), (1000, 999, 1001), (1003, 1003, None), (2000, 7, 1000), (3, 7, 1000), (3, 1001, None)],
+)
+def test_the_machines_own_clock_is_taken_where_it_can_be_right(
+    tmp_path: Path, rtc: int, guest: int, taken: int | None
+) -> None:
     (tmp_path / "rtc").write_text(f"{rtc}\n")
     script = sleeping._SETTLE.replace("/sys/class/rtc/rtc0/since_epoch", str(tmp_path / "rtc")) + "clock 1000\n"
-    assert f"date -u -s @{taken}" in run(tmp_path, script, date="case $1 in +%s) echo 7 ;; esac")[1]
+    tick = f"echo {rtc + 1} >{tmp_path}/rtc"  # at the beginning of the next second
+    calls = run(tmp_path, script, date=f"case $1 in +%s) echo {guest} ;; esac", sleep=tick)[1]
+    assert [call for call in calls if "-s" in call] == ([f"date -u -s @{taken}"] if taken else [])
 
 
 def test_a_folder_in_use_is_named_with_its_users(tmp_path: Path) -> None:
