@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from devbox import paths, ui
-from devbox.commands import outcome, target
+from devbox.commands import beside, outcome, target
 from devbox.commands.beside import MachineOption
 from devbox.disk import identity
 from devbox.disk import record as records
@@ -95,6 +95,7 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append(("steps", f"{known['summary'].rstrip('.')}, last run {known['at']}"))
     for other in seen["beside"]:
         name = other["machine"]
-        lines.append(("beside", f"the machine `{name}` is {other['state']}: `devbox status --machine {name}`"))
+        verb = "destroy" if name == beside.VERIFY else "status"
+        lines.append(("beside", f"the machine `{name}` is {other['state']}: `devbox {verb} --machine {name}`"))
     lines.append(("next", seen["next"]))
     return lines

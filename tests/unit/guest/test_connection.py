@@ -12,7 +12,7 @@ import pytest
 from devbox.errors import DevboxError
 from devbox.guest import connection, openssh
 from devbox.guest.connection import FabricGuest
-from devbox.guest.openssh import Endpoint
+from devbox.guest.openssh import Endpoint, Keys
 from tests.unit.guest import sshd
 from tests.unit.guest.sshd import Server
 
@@ -172,6 +172,23 @@ def test_a_host_key_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_another_login_key_is_refused(server: Server, tmp_path: Path) -> None:
     stranger = sshd.client(tmp_path, "ssh-ed25519 unused")
     assert refusal(replace(server.endpoint, key=stranger.key)) == "guest.login"
+
+
+def test_either_of_two_identities_is_reached_and_no_third(server: Server, tmp_path: Path) -> None:
+    _, other_host = sshd.host_key(tmp_path)
+    other = sshd.client(tmp_path / "other", other_host)
+    real = server.endpoint
+    own, born = Keys(real.key, real.known_hosts), Keys(other.key, other.known_hosts)
+    for first, second in ((own, born), (born, own)):
+        # By whichever host key it answers: one connection, and no failed one that sshd would count.
+        where = replace(real, key=first.key, known_hosts=first.known_hosts, born=second)
+        failed = server.log.read_text().count("by authenticating user")
+        connection.connect(where, 30).close()
+        assert server.log.read_text().count("by authenticating user") == failed
+    _, third_host = sshd.host_key(tmp_path, "ecdsa")
+    stranger = sshd.client(tmp_path / "third", third_host)
+    assert refusal(replace(real, known_hosts=stranger.known_hosts, born=born)) == "guest.host-key"
+    assert refusal(replace(real, key=other.key, born=Keys(stranger.key, real.known_hosts))) == "guest.login"
 
 
 def test_nothing_of_the_user_s_ssh_is_read(

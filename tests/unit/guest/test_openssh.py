@@ -9,7 +9,7 @@ import pytest
 
 from devbox import proc
 from devbox.guest import openssh
-from devbox.guest.openssh import Endpoint
+from devbox.guest.openssh import Endpoint, Keys
 from tests.unit.guest import sshd
 from tests.unit.guest.sshd import Server
 
@@ -94,6 +94,25 @@ def test_another_host_key_is_refused(server: Server, tmp_path: Path) -> None:
     endpoint = replace(server.endpoint, known_hosts=tmp_path / "known_hosts")
     openssh.write_ssh_config(tmp_path / "ssh_config", endpoint, "hello", Path(os.environ["DEVBOX_RUNTIME_DIR"]))
     assert ssh(tmp_path / "ssh_config", "true").status == 255
+
+
+def test_openssh_reaches_either_of_two_identities(machine: Path, server: Server, tmp_path: Path) -> None:
+    _, other_host = sshd.host_key(tmp_path)
+    sshd.client(tmp_path / "other", other_host)
+    real = replace(server.endpoint, key=machine.parent / "id_ed25519", known_hosts=machine.parent / "known_hosts")
+    (real.key.parent / "other").mkdir()
+    for name in ("id_ed25519", "known_hosts"):  # under the awkward name, too
+        (real.key.parent / "other" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+        (real.key.parent / "other" / name).chmod(0o600)
+    moved = real.key.parent / "other"
+    own, born = Keys(real.key, real.known_hosts), Keys(moved / "id_ed25519", moved / "known_hosts")
+    runtime = Path(os.environ["DEVBOX_RUNTIME_DIR"])
+    for first, second in ((own, born), (born, own)):
+        where = replace(real, key=first.key, known_hosts=first.known_hosts, born=second)
+        openssh.write_ssh_config(machine, where, "hello", runtime / "none")
+        assert ssh(machine, "echo in").text == "in\n"
+    openssh.write_ssh_config(machine, replace(real, known_hosts=born.known_hosts, born=born), "hello", runtime / "none")
+    assert ssh(machine, "true").status == 255
 
 
 def test_the_file_is_private_and_written_only_when_it_changes(tmp_path: Path) -> None:
