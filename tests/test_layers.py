@@ -86,6 +86,8 @@ HIDDEN_IMPORTS = {
     ("fs", "hashlib"): "3 ms of OpenSSL that `status` does not need",
     ("paths", "platformdirs"): "25 ms that Linux does not need",
     ("provision/archive", "zstandard"): "20 ms that other archives do not need",
+    ("provision/kinds/ansible", "devbox.provision.playbook"): "10 ms that a run without playbooks does not need",
+    ("provision/kinds/download", "devbox.provision.archive"): "15 ms that a run without archives does not need",
     ("provision/artefacts", "devbox.box.elsewhere"): "httpx, 80 ms that a file which is here does not need",
     ("provision/secrets", "keyring"): "an optional library, 100 ms that only a secret in it needs",
     ("provision/rendering", "jinja2"): "60 ms that a file without templates does not need",

@@ -5,6 +5,7 @@ same run makes or changes is then read as it is at that moment. And its text nee
 travels back, so a change stays at two channels.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from shlex import quote
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from devbox.provision import inputs
 from devbox.provision.facts import Facts
 from devbox.provision.kinds.file import File, own, replacing
-from devbox.provision.step import Action, Reads, State, invalid
+from devbox.provision.step import Action, Kind, Reads, Source, State, invalid
 
 LIMIT = 65536  # bytes of a line: what goes into the environment of a program must be below 128 KiB
 
@@ -54,11 +55,16 @@ def target(raw: Any) -> Target:
     return Target(file, present, raw.get("create", False))
 
 
-def reads(rewrite: Rewrite) -> Reads:
+def kind(parse: Callable[[Mapping[str, Any], Source], Rewrite]) -> Kind[Rewrite]:
+    """A kind that differs from the others only by what it makes of its options."""
+    return Kind(parse=parse, probe=_probe, desired=_desired, apply=_apply, reads=_reads, preview=_preview)
+
+
+def _reads(rewrite: Rewrite) -> Reads:
     return Reads(files=(rewrite.target.file.path,))
 
 
-def probe(rewrite: Rewrite) -> str:
+def _probe(rewrite: Rewrite) -> str:
     target, field = rewrite.target, rewrite.field
     lines = [
         f"follow {quote(target.file.path)} || return 1",
@@ -74,11 +80,11 @@ def probe(rewrite: Rewrite) -> str:
     return "\n".join(lines)
 
 
-def desired(rewrite: Rewrite, facts: Facts) -> State:  # noqa: ARG001
+def _desired(rewrite: Rewrite, facts: Facts) -> State:  # noqa: ARG001
     return ((rewrite.field, rewrite.target.state), *rewrite.target.file.stated)
 
 
-def preview(rewrite: Rewrite) -> str:
+def _preview(rewrite: Rewrite) -> str:
     return f"""follow {quote(rewrite.target.file.path)} || return 1
 case $type in file) is_small "$real" || return 1 ;; '') real=/dev/null ;; *) return 1 ;; esac
 case $({rewrite.call("verdict")}) in '' | broken) return 1 ;; esac
@@ -105,7 +111,7 @@ _STILL = """if [ -n "$type" ]; then [ "$(sha256sum <"$real")" = "$before" ]; els
   fail "Something else has changed $path at the same moment; try again." """
 
 
-def apply(rewrite: Rewrite, facts: Facts) -> Action:  # noqa: ARG001
+def _apply(rewrite: Rewrite, facts: Facts) -> Action:  # noqa: ARG001
     """Replaces the file by its new text, if it is still the one that was read; of a link what it leads to."""
     target = rewrite.target
     missing = "" if target.create else _NO_CREATE

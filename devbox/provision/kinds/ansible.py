@@ -15,7 +15,6 @@ from typing import Any
 
 from devbox.config import host_code
 from devbox.config.host_code import Code
-from devbox.provision import playbook
 from devbox.provision.facts import Facts
 from devbox.provision.step import Action, HostResult, HostSide, Kind, Source, State, invalid
 
@@ -93,6 +92,8 @@ esac
 
 def apply(ansible: Ansible, facts: Facts) -> Action:  # noqa: ARG001
     """For `local` only: the files are sent, and the guest's own Ansible carries the playbook out there."""
+    from devbox.provision import playbook  # noqa: PLC0415 - 10 ms that a run without playbooks does not need
+
     variables = {"ansible_connection": "local", "ansible_python_interpreter": "auto_silent"}
     words = [
         *('-i "$files/inventory.json" -e "@$files/vars.json"',),
@@ -128,6 +129,8 @@ def _packed(code: Code) -> bytes:
 
 
 def host(ansible: Ansible, side: HostSide) -> HostResult:
+    from devbox.provision import playbook  # noqa: PLC0415
+
     names = side.facts.names
     play = playbook.Play(
         ansible.code,

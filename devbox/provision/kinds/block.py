@@ -5,7 +5,7 @@ from typing import Any
 
 from devbox.provision import rewrite
 from devbox.provision.rewrite import Rewrite
-from devbox.provision.step import Kind, Source, invalid
+from devbox.provision.step import Source, invalid
 
 _LIMIT = 1 << 20  # bytes
 # What ends a comment that this begins, where the end of the line does not.
@@ -33,11 +33,4 @@ def _marker(word: str, raw: Mapping[str, Any]) -> str:
     return " ".join(part for part in words if part)
 
 
-KIND = Kind(
-    parse=parse,
-    probe=rewrite.probe,
-    desired=rewrite.desired,
-    apply=rewrite.apply,
-    reads=rewrite.reads,
-    preview=rewrite.preview,
-)
+KIND = rewrite.kind(parse)

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from devbox import fs
 from devbox.box import partial
-from devbox.provision import archive, artefacts, inputs, tree
+from devbox.provision import artefacts, inputs, tree
 from devbox.provision.facts import Facts
 from devbox.provision.kinds.file import File, put
 from devbox.provision.kinds.file import probe as probe_file
@@ -61,6 +61,8 @@ def parse(raw: Mapping[str, Any], source: Source) -> Download:
         return replace(base, file=File(inputs.absolute(raw["path"]), b"", mode, base.stated.owner, base.stated.group))
     if "mode" in raw:
         raise invalid("`mode` is for a file (`path`); programs of an archive stay programs")
+    from devbox.provision import archive  # noqa: PLC0415 - 15 ms that a run without archives does not need
+
     name = unquote(urlsplit(url).path)
     if not name.lower().endswith(archive.SUFFIXES):
         known = ", ".join(archive.SUFFIXES)
@@ -124,6 +126,8 @@ def fetch(download: Download) -> None:
     whole = artefacts.ensure(download.url, download.sha256, title=download.title)
     if download.file:
         return
+    from devbox.provision import archive  # noqa: PLC0415
+
     # Made anew each time, as nothing tells whether an old one is whole, and it is needed only when the guest differs.
     tar, manifest = download.made("tar"), download.made("manifest")
     with artefacts.making(tar.name) as part:

@@ -5,7 +5,7 @@ from typing import Any
 
 from devbox.provision import rewrite
 from devbox.provision.rewrite import LIMIT, Rewrite
-from devbox.provision.step import Kind, Source, invalid
+from devbox.provision.step import Source, invalid
 
 # Ansible's words for the two ends of a file.
 _START, _END = "BOF", "EOF"
@@ -49,11 +49,4 @@ def _failure(raw: Mapping[str, Any]) -> str:
     return f"{raw['path']} cannot be read, or grep -E does not understand: {' or '.join(patterns)}"
 
 
-KIND = Kind(
-    parse=parse,
-    probe=rewrite.probe,
-    desired=rewrite.desired,
-    apply=rewrite.apply,
-    reads=rewrite.reads,
-    preview=rewrite.preview,
-)
+KIND = rewrite.kind(parse)
