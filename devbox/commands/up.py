@@ -116,16 +116,17 @@ def reach(
     Without `renew` it keeps the provisional identity that it may have, for layers to be made of it. With `layers` a
     new machine begins with one where one fits, and its first steps are carried out and kept.
     """
-    from devbox.commands import layering, renewal, steps
+    from devbox.commands import first_boot, layering, renewal, steps
     from devbox.disk import overlay, seed
     from devbox.machine import started
 
+    first_boot.plan(record, project.machine, image, facts)
     start = layering.begin(project, record, image, wanted=layers)
     record = start.record
     overlay.ensure(record, image, start.stack)
     seed.ensure(record, project.machine)
-    vm = _virtual_machine(project.machine, record, facts)
-    running = _start(record, project.machine, vm, facts)
+    vm = first_boot.applied(record, _virtual_machine(project.machine, record, facts))
+    running = first_boot.finish(_start(record, project.machine, vm, facts), project.machine, vm, facts)
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
     machine, seen, guest = project.machine, running.observation, _connect(running, facts)
     layering.make(guest, project, seen, start, slowdown=facts.slowdown)

@@ -17,7 +17,7 @@ import pycdlib
 
 from devbox import fs
 from devbox.config.model import MachineSpec
-from devbox.disk import identity, keys
+from devbox.disk import first_boot, identity, keys
 from devbox.disk.identity import Identity
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -53,13 +53,15 @@ def ensure(record: Record, machine: MachineSpec) -> Seed:
     if not files.known_hosts.exists() or files.known_hosts.read_bytes() != known_hosts:
         fs.write_atomic(files.known_hosts, known_hosts)
     born = identity.provisional(record)
+    seedless = first_boot.is_under_way(record) or first_boot.is_adopted(record)
     if not files.login_key.exists():
+        seedless = False  # a guest that was set up without a seed takes a new key by one, too
         if born is None:
             files.seed.unlink(missing_ok=True)  # first, as it gives the guest the lost one
         keys.make(files.login_key)
-    if not files.seed.exists():
+    if not files.seed.exists() and not seedless:
         fs.write_atomic(files.seed, _image(record, machine, born or identity.own(record)))
-    elif born is not None and not _whole(files.seed):
+    elif born is not None and files.seed.exists() and not _whole(files.seed):
         _rewrite(files.seed, _image(record, machine, born))
     return Seed(files.seed, files.login_key, files.known_hosts)
 
