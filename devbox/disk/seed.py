@@ -55,8 +55,8 @@ def ensure(record: Record, machine: MachineSpec) -> Seed:
     born = identity.provisional(record)
     seedless = first_boot.is_under_way(record) or first_boot.is_adopted(record)
     if not files.login_key.exists():
-        seedless = False  # a guest that was set up without a seed takes a new key by one, too
         if born is None:
+            seedless = False  # a guest that was set up without a seed takes a new key by one, too
             files.seed.unlink(missing_ok=True)  # first, as it gives the guest the lost one
         keys.make(files.login_key)
     if not files.seed.exists() and not seedless:

@@ -257,7 +257,8 @@ def _network(vm: VmSpec) -> tuple[str, ...]:
 
 def _sockets(vm: VmSpec) -> tuple[str, ...]:
     console = f"socket,id=console,path={_plain(vm.dir.console)},server=on,wait=off"
-    log = f"logfile={_plain(vm.dir.serial_log)},logappend=off"
+    append = "on" if vm.incoming else "off"  # a guest that goes on has the beginning of its boot in there
+    log = f"logfile={_plain(vm.dir.serial_log)},logappend={append}"
     monitors: list[str] = []
     for name, path in (("control", vm.dir.qmp), ("status", vm.dir.status)):
         # Two, since QEMU serves one client on each at a time, and `status` must answer while another verb works.

@@ -9,7 +9,7 @@ without it, through a file in memory: 0.5 s, of which the guest notices a pause,
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from devbox import fs
@@ -68,6 +68,8 @@ def _leave(record: Record, kept: int, old: Process) -> None:
     if not old.wait(_END):
         old.kill()
         old.wait(_END)
+    with suppress(ChildProcessError):  # an earlier `up` has started it
+        os.waitpid(old.pid, os.WNOHANG)
 
 
 @contextmanager
