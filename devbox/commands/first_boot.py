@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from devbox.machine.host import HostFacts
     from devbox.machine.lifecycle import Running
 
-# `ip=`: systemd 252 reads no network from credentials, but its generator does from here. The units would only take
-# time from the first boot, and are masked for this one. Never AppArmor.
+# `ip=`: systemd 252 reads no network from credentials, but its generator does from here. The file system is new. The
+# units would only take time from the first boot (root's user manager: a tenth of it), and are masked for this one;
+# what a running machine is to have is not among them, least of all AppArmor.
 _MASKED = (
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
-    "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "e2scrub_reap.service",
+    "user@0.service",
 )
-_MORE = " ".join(("ip=dhcp", *(f"systemd.mask={unit}" for unit in _MASKED)))
+_MORE = " ".join(("quiet", "ip=dhcp", "fsck.mode=skip", *(f"systemd.mask={unit}" for unit in _MASKED)))
 _SETUP = 120.0  # seconds on a fast computer
 
 

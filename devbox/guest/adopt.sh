@@ -46,8 +46,11 @@ root=$(findmnt -no SOURCE /)
 partition=/sys/class/block/${root##*/}
 if [ -e "$partition/partition" ]; then
   disk=$(readlink -f "$partition/..")
-  # Status 1 alone means that it has its whole size already.
-  grown=$(growpart "/dev/${disk##*/}" "$(cat "$partition/partition")") || case $grown in NOCHANGE*) ;; *) exit 1 ;; esac
+  disk=/dev/${disk##*/}
+  read -r number <"$partition/partition"
+  # As growpart does, which takes twenty times as many programs. Nothing else is mounted from this disk.
+  echo ',+' | sfdisk --quiet --no-reread --no-tell-kernel --force -N "$number" "$disk" 2>/dev/null
+  partx --update --nr "$number" "$disk"
 fi
 case $(findmnt -no FSTYPE /) in
   ext4) resize2fs "$root" >/dev/null 2>&1 ;;

@@ -1,4 +1,4 @@
-"""The fast profile on real Debian: no boot loader and no cloud-init at the first boot, and the same machine after it."""
+"""The fast profile on real Debian: a first boot without boot loader and cloud-init, and the same machine after it."""
 
 import json
 import os
@@ -29,9 +29,11 @@ SAME = r"""
 id; getent passwd dev; getent group dev adm builders; grep ^dev: /etc/subuid /etc/subgid
 hostname; hostname -f; cat /etc/hostname; tr -s '[:space:]' ' ' </etc/hosts
 readlink /etc/resolv.conf; grep -v '^#' /etc/resolv.conf
-df --output=size /; findmnt -no SOURCE,FSTYPE,OPTIONS /; cat /etc/fstab
-sudo -n sh -c 'stat -c "%n %a %U" /root/.ssh/* /home/dev/.ssh /home/dev/.ssh/* /etc/sudoers.d /etc/ssh/*_key /etc/machine-id
-  wc -c </root/.ssh/authorized_keys; cut -d: -f1,2 /etc/shadow | grep -e root -e dev; cat /etc/default/locale; grep -hv "^#" /etc/sudoers.d/*'
+df -B64M --output=size /; findmnt -no SOURCE,FSTYPE,OPTIONS /; cat /etc/fstab
+sudo -n sh -c '
+  stat -c "%n %a %U" /root/.ssh/* /home/dev/.ssh /home/dev/.ssh/* /etc/sudoers.d /etc/ssh/*_key /etc/machine-id
+  wc -c </root/.ssh/authorized_keys; cut -d: -f1,2 /etc/shadow | grep -e root -e dev
+  cat /etc/default/locale; grep -hv -e "^#" -e "^$" /etc/sudoers.d/*'
 systemctl --failed --no-legend; systemctl list-timers --all --no-legend | grep -o '[a-z0-9_-]*\.timer' | sort
 networkctl --no-legend | awk '{print $3, $4, $5}'; ls /var/lib/systemd/random-seed
 """
@@ -44,7 +46,7 @@ def guest(checkout: Checkout, text: str) -> str:
 
 
 def folder(checkout: Checkout) -> Path:
-    identity = json.loads(checkout.devbox("status", "--json", timeout=60).stdout)["id"]
+    identity: str = json.loads(checkout.devbox("status", "--json", timeout=60).stdout)["id"]
     return Path(checkout.env["DEVBOX_STATE_DIR"]) / "machines" / identity
 
 

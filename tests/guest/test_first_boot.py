@@ -37,7 +37,7 @@ def direct(folder: Path) -> DirectBoot:
 def test_the_guest_goes_on_without_the_kernel_it_was_started_with(machine: Machine, tmp_path: Path) -> None:
     vm = replace(machine.vm, direct=direct(tmp_path))
     lifecycle.ensure_running(machine.record, vm, machine.facts)
-    assert "directly=1" in machine.ssh("cat /proc/cmdline; echo kept >/run/here", wait=SSH_WAIT)
+    assert "directly=1" in machine.ssh("cat /proc/cmdline; echo kept >/tmp/here", wait=SSH_WAIT)
     before = machine.ssh("cat /proc/sys/kernel/random/boot_id")
     first = machine.qemu()
     assert first is not None
@@ -47,7 +47,7 @@ def test_the_guest_goes_on_without_the_kernel_it_was_started_with(machine: Machi
     assert seen.pid == machine.qemu() != first
     assert not handover.is_direct(seen.pid)
     assert lifecycle.observe(machine.record).state is State.RUNNING
-    assert machine.ssh("cat /proc/sys/kernel/random/boot_id; cat /run/here", wait=30) == f"{before}kept\n"
+    assert machine.ssh("cat /proc/sys/kernel/random/boot_id; cat /tmp/here", wait=30) == f"{before}kept\n"
 
     machine.ssh("sudo -n /sbin/reboot >/dev/null 2>&1 </dev/null & sleep 1")
     again = before
