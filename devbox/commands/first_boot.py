@@ -5,6 +5,7 @@ exchange over SSH. Then QEMU is changed for one without that kernel, so that eve
 run included, goes by the disk's own boot loader. Whatever fails on this way leads to the plain first boot.
 """
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from devbox import ui
 from devbox.box import kernel
 from devbox.config.model import Boot, MachineSpec
-from devbox.disk import first_boot, keys, seed
+from devbox.disk import first_boot, identity, keys, seed
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import lifecycle
@@ -40,27 +41,34 @@ _SETUP = 120.0  # seconds on a fast computer
 
 
 def plan(record: Record, machine: MachineSpec, image: "Image", facts: "HostFacts") -> None:
-    """Decide how the machine's disk is set up: before it is made, or never."""
-    if first_boot.is_under_way(record):
-        stopped = lifecycle.observe(record).state is lifecycle.State.STOPPED
-        if stopped and not first_boot.is_adopted(record) and kernel.find(record.image) is None:
+    """Decide how the machine's disk is set up: before it is made, or never. Layers are chosen by that."""
+    if not os.path.lexists(record.dir.disk):
+        first_boot.forget(record)
+        _decide(record, machine, image, facts)
+    elif first_boot.is_under_way(record) and not (record.layer or first_boot.is_adopted(record)):
+        gone = kernel.find(record.image) is None
+        if gone and lifecycle.observe(record).state is lifecycle.State.STOPPED:
             ui.note("The kernel for the quick first boot is gone, so the machine boots plainly.")
             first_boot.over(record)
+
+
+def _decide(record: Record, machine: MachineSpec, image: "Image", facts: "HostFacts") -> None:
+    if machine.boot is not Boot.AUTO or facts.system != "linux":
         return
-    files = record.dir
-    new = not (files.disk.exists() or files.seed.exists() or record.layer or first_boot.is_adopted(record))
-    if new and machine.boot is Boot.AUTO and facts.system == "linux":
-        try:
-            known = kernel.ensure(image)
-        except DevboxError as trouble:
-            ui.note(f"The machine boots plainly. {trouble.message}")
-            return
-        if known:
-            first_boot.begin(record)
+    try:
+        known = kernel.ensure(image)
+    except DevboxError as trouble:
+        ui.note(f"The machine boots plainly. {trouble.message}")
+        return
+    if known:
+        first_boot.begin(record)
 
 
 def applied(record: Record, vm: VmSpec) -> VmSpec:
     """The machine as it is started: with a kernel and a credential, with a seed, or by its disk alone."""
+    if first_boot.is_under_way(record) and record.layer and not first_boot.is_adopted(record):
+        first_boot.adopted(record)  # the machine that the layer was made of was set up the same way
+        first_boot.over(record)
     if first_boot.is_under_way(record) and not first_boot.is_adopted(record):
         first_boot.begin(record)  # as its keys are now
         if known := kernel.find(record.image):
@@ -109,7 +117,7 @@ def _setup(record: Record, machine: MachineSpec) -> "Setup":
         gid=record.gid,
         shell=machine.user.shell,
         groups=machine.user.groups,
-        key=keys.make(record.dir.login_key),
+        key=keys.make(identity.at_boot(record).login_key),
         hostname=machine.hostname,
         mac=record.mac,
     )
@@ -122,14 +130,12 @@ def _connected(running: "Running", facts: "HostFacts", *, user: str) -> "FabricG
     record = running.record
     endpoint = replace(session.endpoint(record, running.observation), user=user)
 
-    def ended() -> str | None:
-        seen = lifecycle.observe(record)
-        return None if seen.state is lifecycle.State.RUNNING else f"{seen.state} {seen.reason}".strip()
-
     if not running.fresh:
         with suppress(DevboxError):  # An `up` before this one was interrupted, and the guest may have come up since.
             return connection.connect(endpoint, 5.0)
-    return ready.wait(endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=ended)
+    return ready.wait(
+        endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=lambda: session.ended(record)
+    )
 
 
 def _by_firmware(record: Record, vm: VmSpec, facts: "HostFacts") -> "Running":

@@ -8,8 +8,9 @@ guest is not set up yet, or the QEMU of that boot may still run; the mark `adopt
 import base64
 
 from devbox import fs
-from devbox.disk import keys
+from devbox.disk import identity, keys
 from devbox.disk.record import Record
+from devbox.paths import MachineDir
 
 # Part of what a layer's chain begins with: disks that were set up in different ways are different.
 PLAIN, FAST = "plain-1", "fast-1"
@@ -30,14 +31,21 @@ def text(*, host_key: str, host_line: str, login_line: str) -> str:
 
 def begin(record: Record) -> None:
     """Let the next boot be such a first boot. The caller holds the machine's lock, and the disk is new."""
+    born = identity.at_boot(record)
     content = text(
-        host_key=record.dir.host_key.read_text(),
-        host_line=record.host_key,
-        login_line=keys.make(record.dir.login_key),
+        host_key=identity.private_key(born.host_key),
+        host_line=born.host_line,
+        login_line=keys.make(born.login_key),
     ).encode()
     file = record.dir.first_boot
     if not file.exists() or file.read_bytes() != content:
         fs.write_atomic(file, content)
+
+
+def forget(record: Record) -> None:
+    """There is no disk: what was decided about an earlier one does not bind."""
+    record.dir.adopted.unlink(missing_ok=True)
+    record.dir.first_boot.unlink(missing_ok=True)
 
 
 def is_under_way(record: Record) -> bool:
@@ -51,7 +59,11 @@ def is_adopted(record: Record) -> bool:
 
 def adopted(record: Record) -> None:
     """The guest is set up, and never needs the seed."""
-    fs.write_atomic(record.dir.adopted, f"{FAST}\n".encode())
+    mark(record.dir)
+
+
+def mark(files: MachineDir) -> None:
+    fs.write_atomic(files.adopted, f"{FAST}\n".encode())
 
 
 def over(record: Record) -> None:

@@ -20,7 +20,6 @@ from devbox.config.model import MachineSpec
 from devbox.disk import first_boot, identity, keys
 from devbox.disk.identity import Identity
 from devbox.disk.record import Record
-from devbox.errors import DevboxError
 
 # The size of every seed, so that one can take another's place under a running QEMU. Its end is the digest of the rest.
 _SIZE = 128 << 10
@@ -77,7 +76,7 @@ def _image(record: Record, machine: MachineSpec, who: Identity) -> bytes:
     instance = who.instance or identity.own_instance(record, login_key)
     texts = {
         "user-data": user_data(
-            record, machine, login_key=login_key, host_key=_host_key(who.host_key), host_line=who.host_line
+            record, machine, login_key=login_key, host_key=identity.private_key(who.host_key), host_line=who.host_line
         ),
         "meta-data": meta_data(instance, hostname=machine.hostname),
         "network-config": network_config(record.mac),
@@ -156,17 +155,6 @@ def _shell(os: str, wanted: str) -> str:
 
 def _text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _host_key(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError as lost:
-        raise DevboxError(
-            "seed.host-key-lost",
-            f"The guest's host key is gone, and with it the proof that the guest is ours: {path}",
-            hint="Begin anew with `devbox destroy`, then `devbox up`.",
-        ) from lost
 
 
 def _iso(texts: dict[str, str]) -> bytes:

@@ -63,6 +63,11 @@ class VmSpec:
         return tuple(mount for mount in self.mounts if mount.type is FolderType.VIRTIOFS)
 
     @property
+    def folders_later(self) -> bool:
+        """Its memory comes from another QEMU, or goes to one: no folder device may be in there."""
+        return self.incoming or self.direct is not None
+
+    @property
     def plugged(self) -> tuple[Mount, ...]:
         """The folders that reach the guest by a device, each in a slot of its own."""
         return tuple(mount for mount in self.mounts if mount.type is not FolderType.RSYNC)
@@ -278,9 +283,9 @@ def _folders(vm: VmSpec) -> tuple[str, ...]:
             readonly = ",readonly=on" if mount.readonly else ""
             path = f"path={_plain(mount.host)},security_model=none,multidevs=remap{readonly}"
             arguments += ["-fsdev", f"local,id=folder{number},{path}"]
-        elif not vm.incoming:
+        elif not vm.folders_later:
             arguments += ["-chardev", f"socket,id=folder{number},path={_plain(vm.dir.virtiofs(mount.tag))}"]
-        if not vm.incoming:
+        if not vm.folders_later:
             arguments += ["-device", json.dumps(folder_device(number, mount))]
     return tuple(arguments)
 

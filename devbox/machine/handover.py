@@ -15,7 +15,7 @@ from dataclasses import replace
 from devbox import fs
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import memory, process, start
+from devbox.machine import memory, plug, process, start, stop
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
 from devbox.machine.liveness import Peek
@@ -46,11 +46,9 @@ def by_firmware(record: Record, pid: int, vm: VmSpec, facts: HostFacts) -> Peek:
             with Qmp(record.dir.qmp) as qmp:
                 memory.load(qmp, kept)
                 qmp.execute("cont")
+                plug.plug(qmp, vm, facts)
         except BaseException:
-            with Process(seen.pid or 0) as new:  # it is of no use, and would be taken for the machine
-                if new.is_qemu_of(record.uuid):
-                    new.kill()
-                    new.wait(_END)
+            stop.stop(record, force=True)  # it is of no use, and would be taken for the machine
             raise
     fs.append_event(record.dir.log, event="handover", pid=seen.pid)
     return seen
