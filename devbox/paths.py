@@ -160,6 +160,16 @@ class MachineDir:
         return self.folder / "seed.iso"
 
     @property
+    def first_boot(self) -> Path:
+        """What the guest is told at a first boot without a seed; there until that is over."""
+        return self.folder / "first_boot"
+
+    @property
+    def adopted(self) -> Path:
+        """The mark of a machine that was set up without cloud-init, and needs no seed."""
+        return self.folder / "adopted"
+
+    @property
     def firmware_vars(self) -> Path:
         return self.folder / "firmware_vars.fd"
 

@@ -73,6 +73,7 @@ def traits(name: str, arch: Arch) -> Traits:
         firmware=(Firmware.BIOS, Firmware.UEFI) if arch is Arch.X86_64 else (Firmware.UEFI,),
         lacks=frozenset({"9p"}),
         cpu="qemu64" if arch is Arch.X86_64 else "max",
+        entry="loader/entries/devbox.conf",  # written by recipes/debian/usr/local/sbin/boot-sync
     )
 
 

@@ -16,7 +16,7 @@ from devbox.box import qcow2, store
 from devbox.fs import Place
 
 _JUST_NOW = 60.0  # seconds between an `up` that found the image and its hard link to it: far more than it takes
-_OF_AN_IMAGE = ("kernel-", "initrd-")
+_OF_AN_IMAGE = ("kernel-", "initrd-", "cmdline-")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from devbox.errors import DevboxError
 
 _WAIT = 6 * 3600.0  # seconds that one devbox waits for another that fetches the same image
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILE = "file"  # the format of a blob that is no disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,12 @@ def have(sha256: str) -> Blob | None:
     return known
 
 
+def publish_file(aside: Path, *, label: str, keys: Collection[str]) -> Blob:
+    """Take a finished file into the store that is no disk: a kernel, an initrd."""
+    header = qcow2.Header(_FILE, aside.stat().st_size, compressed=False)
+    return publish(aside, fs.sha256_file(aside), header, label=label, keys=keys)
+
+
 def publish(
     aside: Path, sha256: str, header: qcow2.Header, *, label: str, keys: Collection[str], came_as: File | None = None
 ) -> Blob:
@@ -220,10 +227,16 @@ def _rehash(path: Path) -> Blob | None:
     if found != path.name:
         _set_aside(path, label, f"its sha256 is {found}")
         return None
+    _record(path.name, path, _judged(path, old, label), label)
+    return _known(path)
+
+
+def _judged(path: Path, old: _Record | None, label: str) -> qcow2.Header:
+    if old and old.format == _FILE:
+        return qcow2.Header(_FILE, path.stat().st_size, compressed=False)
     format = "qcow2" if qcow2.sniff(path) == "qcow2" else "raw"
     parent = old.parent if old else layer_parent(path.name)
-    _record(path.name, path, qcow2.inspect(path, format, name=label, parent=parent), label)
-    return _known(path)
+    return qcow2.inspect(path, format, name=label, parent=parent)
 
 
 def layer_parent(sha256: str) -> str:

@@ -10,6 +10,9 @@ from devbox.config.model import Arch, Digest, Firmware
 class Traits:
     """`user` is the vendor's login account ("" if unknown), `firmware` what the image boots by, `lacks` the folder
     types its kernel cannot mount ("9p", "virtiofs"), `cpu` the smallest CPU model it runs on under emulation.
+
+    `entry` is set for boxes that the fast profile knows how to start (systemd 252 or newer, networkd): the boot loader
+    entry on the EFI system partition that names kernel, initrd and command line.
     """
 
     label: str
@@ -19,6 +22,7 @@ class Traits:
     firmware: tuple[Firmware, ...] = (Firmware.BIOS, Firmware.UEFI)
     lacks: frozenset[str] = frozenset()
     cpu: str = "max"
+    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from devbox.box import store
 from devbox.box.store import Blob, Image
 from devbox.commands import steps
 from devbox.config.model import MachineSpec, Project, StepSpec
-from devbox.disk import chain, identity, layers
+from devbox.disk import chain, first_boot, identity, layers
 from devbox.disk import record as records
 from devbox.disk.layers import Layer, Link
 from devbox.disk.record import Record
@@ -108,12 +108,17 @@ def prefix(project: Project, context: Context, record: Record, stable: Mapping[s
     count = len(own) + cacheable.prefix(bound[len(own) :], machine)[0]
     known = facts.from_lines(stable, context.names)
     links = [Link(step.digest(known), step.key, dict(step.spec.condition)) for step in bound[:count]]
-    keys = layers.chain(layers.root_key(record, _first_boot(machine)), links)
+    keys = layers.chain(layers.root_key(record, _first_boot(record, machine)), links)
     return Prefix(tuple(step.spec for step in bound[:count]), keys)
 
 
-def _first_boot(machine: MachineSpec) -> dict[str, object]:
-    return {"shell": machine.user.shell, "groups": list(machine.user.groups), "network": str(machine.network)}
+def _first_boot(record: Record, machine: MachineSpec) -> dict[str, object]:
+    return {
+        "profile": first_boot.profile(record),
+        "shell": machine.user.shell,
+        "groups": list(machine.user.groups),
+        "network": str(machine.network),
+    }
 
 
 def make(

@@ -117,17 +117,19 @@ def reach(
     Without `renew` it keeps the provisional identity that it may have, for layers to be made of it. With `layers` a
     new machine begins with one where one fits, and its first steps are carried out and kept.
     """
-    from devbox.commands import layering, renewal, steps, warm
+    from devbox.commands import first_boot, layering, renewal, steps, warm
     from devbox.disk import overlay, seed
     from devbox.machine import started
 
+    first_boot.plan(record, project.machine, image, facts)
     start = layering.begin(project, record, image, wanted=layers)
     record = start.record
     overlay.ensure(record, image, start.stack)
     seed.ensure(record, project.machine)
-    vm = _virtual_machine(project.machine, record, facts)
+    vm = first_boot.applied(record, _virtual_machine(project.machine, record, facts))
     with warm.birth(start, vm, facts) as birth:
         running = _start(record, project.machine, vm, facts, birth)
+        running = first_boot.finish(running, project.machine, birth.vm, facts)
         machine, seen, guest = project.machine, running.observation, _connect(running, facts)
         birth.keep(layering.make(guest, project, seen, start, slowdown=facts.slowdown, at_last=birth.at_last))
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
@@ -193,7 +195,7 @@ def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFac
     overlay.grow(record, machine.disk)
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])
-    with ui.step(f"Start QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):
+    with ui.step(f"{birth.title} QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):
         return birth.start()
 
 

@@ -30,9 +30,14 @@ class Birth:
     def __init__(
         self, start: Start, vm: VmSpec, facts: HostFacts, found: Template | None, memory: RamFile | None
     ) -> None:
-        self._record, self._vm, self._facts = start.record, vm, facts
+        self.vm = replace(vm, ram=memory.ram if memory else None)
+        self._record, self._facts = start.record, facts
         self._template, self._memory = found, memory
         self._aside: Path | None = None
+
+    @property
+    def title(self) -> str:
+        return "Go on from the memory of its layer, in" if self._template else "Start"
 
     def start(self) -> Running:
         """The machine runs: it goes on from a memory, or boots, or does so already."""
@@ -42,20 +47,18 @@ class Birth:
             except DevboxError as trouble:
                 ui.warn(f"{trouble.message} The disk of the layer boots instead.")
                 lifecycle.halt(self._record, force=True)
-        own = self._memory.ram if self._memory else None
-        running = lifecycle.ensure_running(self._record, replace(self._vm, ram=own), self._facts)
-        if self._memory:
-            self._memory.forget_name()
-        return running
+        # A QEMU that is given a kernel is soon changed for another one: that one gets the file.
+        vm = replace(self.vm, ram=None) if self.vm.direct else self.vm
+        return lifecycle.ensure_running(self._record, vm, self._facts)
 
     def _go_on(self, found: Template) -> None:
-        starting.start(template.mapped(found, self._vm, self._memory), self._facts)
+        starting.start(template.mapped(found, self.vm, self._memory), self._facts)
         with Qmp(self._record.dir.qmp, timeout=_PATIENCE) as qmp:
             template.load(qmp, found)
             qmp.execute("cont")
         fs.append_event(self._record.dir.log, event="warm start", template=found.folder.name)
-        if self._vm.plugged:
-            suspend.plug_folders(self._record, self._vm, self._facts)
+        if self.vm.plugged:
+            suspend.plug_folders(self._record, self.vm, self._facts)
 
     @contextmanager
     def at_last(self) -> Iterator[Callable[[Qmp], None]]:
@@ -63,13 +66,13 @@ class Birth:
         if self._facts.accelerator is Accelerator.HVF:  # not tried there yet
             yield lambda qmp: None
             return
-        if self._vm.plugged:
+        if self.vm.plugged:
             suspend.pull_folders(self._record)
         try:
             yield self._save
         finally:
-            if self._vm.plugged:
-                suspend.plug_folders(self._record, self._vm, self._facts)
+            if self.vm.plugged:
+                suspend.plug_folders(self._record, self.vm, self._facts)
 
     def _save(self, qmp: Qmp) -> None:
         try:
@@ -86,7 +89,7 @@ class Birth:
             template.drop(aside)
             return
         try:
-            template.publish(aside, layer, template.kind(self._vm, self._facts), label=self._vm.name)
+            template.publish(aside, layer, template.kind(self.vm, self._facts), label=self.vm.name)
         except (DevboxError, OSError) as trouble:
             template.drop(aside)
             ui.warn(f"The memory of the layer is not kept: {trouble}")

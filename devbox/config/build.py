@@ -15,6 +15,7 @@ from devbox.config import addresses, box_names, checks, document, local, remembe
 from devbox.config.draft import Draft
 from devbox.config.model import (
     Arch,
+    Boot,
     BoxRef,
     Digest,
     Firmware,
@@ -128,6 +129,7 @@ def _machine(draft: Draft, root: Path, name: str, host: Host) -> MachineSpec:
         memory=_memory(draft, host),
         disk=draft.make(("disk",), lambda text: _at_least(text, _LEAST_DISK), _DEFAULTS.disk),
         firmware=Firmware(draft.get(("firmware",), "auto")),
+        boot=Boot(draft.get(("boot",), "auto")),
         hostname=draft.get(("hostname",), name.strip("-") or "devbox"),
         timezone=draft.get(("timezone",), ""),
         locale=draft.get(("locale",), ""),

@@ -14,6 +14,11 @@ class Firmware(StrEnum):
     UEFI = "uefi"
 
 
+class Boot(StrEnum):
+    AUTO = "auto"
+    FIRMWARE = "firmware"
+
+
 class Network(StrEnum):
     INTERNET = "internet"
     NONE = "none"

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from devbox.config.choices import Arch as Arch
+from devbox.config.choices import Boot as Boot
 from devbox.config.choices import Firmware as Firmware
 from devbox.config.choices import FolderType as FolderType
 from devbox.config.choices import Network as Network
@@ -150,6 +151,7 @@ class MachineSpec:
     memory: int = 2 << 30
     disk: int = 20 << 30
     firmware: Firmware = Firmware.AUTO
+    boot: Boot = Boot.AUTO
     hostname: str = "devbox"
     timezone: str = ""
     locale: str = ""

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from devbox import fs
-from devbox.disk import chain, identity, keys, overlay
+from devbox.disk import chain, first_boot, identity, keys, overlay
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.paths import MachineDir
@@ -47,6 +47,8 @@ def make(parent: Record, name: str, frozen: Path) -> Record:
             shutil.copyfile(parent.dir.firmware_vars, files.firmware_vars)
             files.firmware_vars.chmod(0o600)
             fs.fsync_file(files.firmware_vars)
+        if first_boot.is_adopted(parent):
+            first_boot.mark(files)
         login_line = keys.make(parent.dir.login_key)
         identity.place(files.folder, parent.dir.folder, instance=identity.own_instance(parent, login_line))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from devbox import fs
 from devbox.disk import keys
 from devbox.disk.record import Record
+from devbox.errors import DevboxError
 
 LOGIN_KEY, HOST_KEY, KNOWN_HOSTS, INSTANCE = "id_ed25519", "host_ed25519", "known_hosts", "instance"
 
@@ -95,6 +96,18 @@ def settled(record: Record) -> None:
         return
     fs.fsync_dir(folder)
     _sweep(folder)
+
+
+def private_key(path: Path) -> str:
+    """The text of a guest's private host key. Raises `seed.host-key-lost`."""
+    try:
+        return path.read_text()
+    except FileNotFoundError as lost:
+        raise DevboxError(
+            "seed.host-key-lost",
+            f"The guest's host key is gone, and with it the proof that the guest is ours: {path}",
+            hint="Begin anew with `devbox destroy`, then `devbox up`.",
+        ) from lost
 
 
 def known_hosts(host_line: str) -> bytes:

@@ -17,10 +17,9 @@ import pycdlib
 
 from devbox import fs
 from devbox.config.model import MachineSpec
-from devbox.disk import identity, keys
+from devbox.disk import first_boot, identity, keys
 from devbox.disk.identity import Identity
 from devbox.disk.record import Record
-from devbox.errors import DevboxError
 
 # The size of every seed, so that one can take another's place under a running QEMU. Its end is the digest of the rest.
 _SIZE = 128 << 10
@@ -53,13 +52,15 @@ def ensure(record: Record, machine: MachineSpec) -> Seed:
     if not files.known_hosts.exists() or files.known_hosts.read_bytes() != known_hosts:
         fs.write_atomic(files.known_hosts, known_hosts)
     born = identity.provisional(record)
+    seedless = first_boot.is_under_way(record) or first_boot.is_adopted(record)
     if not files.login_key.exists():
         if born is None:
+            seedless = False  # a guest that was set up without a seed takes a new key by one, too
             files.seed.unlink(missing_ok=True)  # first, as it gives the guest the lost one
         keys.make(files.login_key)
-    if not files.seed.exists():
+    if not files.seed.exists() and not seedless:
         fs.write_atomic(files.seed, _image(record, machine, born or identity.own(record)))
-    elif born is not None and not _whole(files.seed):
+    elif born is not None and files.seed.exists() and not _whole(files.seed):
         _rewrite(files.seed, _image(record, machine, born))
     return Seed(files.seed, files.login_key, files.known_hosts)
 
@@ -75,7 +76,7 @@ def _image(record: Record, machine: MachineSpec, who: Identity) -> bytes:
     instance = who.instance or identity.own_instance(record, login_key)
     texts = {
         "user-data": user_data(
-            record, machine, login_key=login_key, host_key=_host_key(who.host_key), host_line=who.host_line
+            record, machine, login_key=login_key, host_key=identity.private_key(who.host_key), host_line=who.host_line
         ),
         "meta-data": meta_data(instance, hostname=machine.hostname),
         "network-config": network_config(record.mac),
@@ -154,17 +155,6 @@ def _shell(os: str, wanted: str) -> str:
 
 def _text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _host_key(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError as lost:
-        raise DevboxError(
-            "seed.host-key-lost",
-            f"The guest's host key is gone, and with it the proof that the guest is ours: {path}",
-            hint="Begin anew with `devbox destroy`, then `devbox up`.",
-        ) from lost
 
 
 def _iso(texts: dict[str, str]) -> bytes:

@@ -26,6 +26,16 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class DirectBoot:
+    """A boot without the disk's boot loader. `credential` is a file with what systemd in the guest is to know."""
+
+    kernel: Path
+    initrd: Path
+    cmdline: str
+    credential: Path
+
+
+@dataclass(frozen=True, slots=True)
 class VmSpec:
     """One machine as QEMU is to run it. `memory` is in bytes."""
 
@@ -42,6 +52,8 @@ class VmSpec:
     network: Network = Network.INTERNET
     forwards: tuple[Forward, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    seed: bool = True  # cloud-init's, as a second disk
+    direct: DirectBoot | None = None
     incoming: bool = False  # it waits for a saved memory instead of booting
     ram: Ram | None = None  # the file that is its memory
     disk: Path | None = None  # the file that `dir.disk` leads to: QEMU must know it by its own name, see disk/chain
@@ -49,6 +61,11 @@ class VmSpec:
     @property
     def virtiofs(self) -> tuple[Mount, ...]:
         return tuple(mount for mount in self.mounts if mount.type is FolderType.VIRTIOFS)
+
+    @property
+    def folders_later(self) -> bool:
+        """Its memory comes from another QEMU, or goes to one: no folder device may be in there."""
+        return self.incoming or self.direct is not None
 
     @property
     def plugged(self) -> tuple[Mount, ...]:
@@ -86,6 +103,7 @@ def build(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
         *_sandbox(facts),
         *_board(vm, facts),
         *_processor(vm, facts),
+        *_direct(vm),
         *_disks(vm, facts),
         *_network(vm),
         *("-device", _json(driver="virtio-rng-pci", id="rng0")),
@@ -180,6 +198,16 @@ def _processor(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     return ("-accel", accelerator, "-cpu", model, "-smp", str(vm.cpus), "-m", f"{vm.memory // _MIB}M")
 
 
+def _direct(vm: VmSpec) -> tuple[str, ...]:
+    if vm.direct is None:
+        return ()
+    # The credential holds a private key, and any user of this computer can read a command line: so by a file.
+    return (
+        *("-kernel", os.fspath(vm.direct.kernel), "-initrd", os.fspath(vm.direct.initrd)),
+        *("-append", vm.direct.cmdline, "-smbios", f"type=11,path={_plain(vm.direct.credential)}"),
+    )
+
+
 def disk_node(path: Path, name: str, *, system: str) -> dict[str, Any]:
     """The machine's own disk as QEMU opens it, at the start and after a cut; `system` is this computer's."""
     # Without OFD locks (macOS) "on" falls back to locks that are lost when any descriptor is closed, with a warning.
@@ -202,11 +230,15 @@ def _disks(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
         "file": {"driver": "file", "filename": os.fspath(vm.dir.seed)},
     }
     # cloud-init finds the seed by its label on any disk; some cloud kernels have no driver for an emulated CD-ROM.
-    return (
-        *("-blockdev", json.dumps(disk)),
-        *("-device", _json(driver="virtio-blk-pci", id="vda", drive="disk", serial="devbox-disk", bootindex=0)),
+    seeded = (
         *("-blockdev", json.dumps(seed)),
         *("-device", _json(driver="virtio-blk-pci", id="vdb", drive="seed", serial="devbox-seed")),
+    )
+    first = 1 if vm.direct else 0  # a kernel that is given directly has the first place
+    return (
+        *("-blockdev", json.dumps(disk)),
+        *("-device", _json(driver="virtio-blk-pci", id="vda", drive="disk", serial="devbox-disk", bootindex=first)),
+        *(seeded if vm.seed else ()),
     )
 
 
@@ -230,7 +262,8 @@ def _network(vm: VmSpec) -> tuple[str, ...]:
 
 def _sockets(vm: VmSpec) -> tuple[str, ...]:
     console = f"socket,id=console,path={_plain(vm.dir.console)},server=on,wait=off"
-    log = f"logfile={_plain(vm.dir.serial_log)},logappend=off"
+    append = "on" if vm.incoming else "off"  # a guest that goes on has the beginning of its boot in there
+    log = f"logfile={_plain(vm.dir.serial_log)},logappend={append}"
     monitors: list[str] = []
     for name, path in (("control", vm.dir.qmp), ("status", vm.dir.status)):
         # Two, since QEMU serves one client on each at a time, and `status` must answer while another verb works.
@@ -250,9 +283,9 @@ def _folders(vm: VmSpec) -> tuple[str, ...]:
             readonly = ",readonly=on" if mount.readonly else ""
             path = f"path={_plain(mount.host)},security_model=none,multidevs=remap{readonly}"
             arguments += ["-fsdev", f"local,id=folder{number},{path}"]
-        elif not vm.incoming:
+        elif not vm.folders_later:
             arguments += ["-chardev", f"socket,id=folder{number},path={_plain(vm.dir.virtiofs(mount.tag))}"]
-        if not vm.incoming:
+        if not vm.folders_later:
             arguments += ["-device", json.dumps(folder_device(number, mount))]
     return tuple(arguments)
 

@@ -1,10 +1,10 @@
 """A machine's memory as a file, so that it can be copied while the machine stands still, and mapped by its forks.
 
-The file lies in memory (tmpfs) and has no name once QEMU has it: it is gone with the last that has it open.
+The file lies in memory (tmpfs) and loses its name as soon as QEMU has it: it is gone with the last that has it open.
 """
 
+import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,34 +30,48 @@ class RamFile:
     ram: Ram
     descriptor: int
 
-    def forget_name(self) -> None:
-        """QEMU has it open: nobody else is to find it, and no crash is to leave it."""
-        self.ram.path.unlink(missing_ok=True)
-
 
 @contextmanager
 def fresh(size: int | None, *, folder: Path = _SHARED_MEMORY) -> Iterator[RamFile | None]:
-    """An empty file for `size` bytes of memory; None where none is wanted, or this computer has no room for it."""
+    """An empty file for `size` bytes of memory; None where none is wanted, or this computer has no room for it.
+
+    Its name is good for the duration of the block, in which QEMU opens it. One that a kill has left goes with the next.
+    """
     made = _make(size, folder) if size is not None else None
     try:
         yield made
     finally:
         if made:
-            made.forget_name()
+            made.ram.path.unlink(missing_ok=True)
             os.close(made.descriptor)
 
 
 def _make(size: int, folder: Path) -> RamFile | None:
+    prefix = f"devbox-{os.getuid()}-"
     try:
+        _sweep(folder, prefix)
         room = os.statvfs(folder)
         if room.f_bavail * room.f_frsize < size + _SPARE:
             return None
-        path = folder / f"devbox-{os.getuid()}-{secrets.token_hex(8)}"
+        path = folder / f"{prefix}{os.urandom(8).hex()}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError:
         return None  # macOS has no such folder, a container often a small one.
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # which says that somebody still needs the name
     os.ftruncate(descriptor, size)
     return RamFile(Ram(path, shared=True), descriptor)
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    for left in folder.glob(f"{prefix}*"):
+        descriptor = os.open(left, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # In use.
+        finally:
+            os.close(descriptor)
 
 
 def copy(source: int, target: int) -> int:

@@ -197,7 +197,17 @@ def _normalized(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     """QEMU's arguments without what may differ from one machine to the next: places, names, ports, numbers."""
     nobody = MachineDir("000000000000")
     plain = replace(
-        vm, dir=nobody, name="", uuid="", forwards=(), incoming=False, ram=None, disk=None, cpus=1, memory=1 << 30
+        vm,
+        dir=nobody,
+        name="",
+        uuid="",
+        forwards=(),
+        direct=None,
+        incoming=False,
+        ram=None,
+        disk=None,
+        cpus=1,
+        memory=1 << 30,
     )
     words = argv.build(plain, facts)
     places = (os.fspath(nobody.folder), os.fspath(nobody.runtime))

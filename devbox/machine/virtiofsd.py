@@ -20,7 +20,9 @@ def start(vm: VmSpec, facts: HostFacts, log: Path) -> tuple[int, ...]:
     """Start one helper for each virtiofs folder, and return their pids. They are children of ours."""
     # One that waits for its memory has no folder yet: they are plugged in when the guest goes on.
     return (
-        () if vm.incoming else tuple(start_one(mount, vm.dir.virtiofs(mount.tag), facts, log) for mount in vm.virtiofs)
+        ()
+        if vm.folders_later
+        else tuple(start_one(mount, vm.dir.virtiofs(mount.tag), facts, log) for mount in vm.virtiofs)
     )
 
 

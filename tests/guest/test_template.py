@@ -32,8 +32,6 @@ def templated(parent: Machine, disk: Path, *, size: int) -> Template:
     with ram.fresh(size) as memory:
         vm = replace(parent.vm, ram=memory.ram if memory else None)
         lifecycle.ensure_running(parent.record, vm, parent.facts)
-        if memory:
-            memory.forget_name()
         parent.ssh("true", wait=SSH_WAIT)
         parent.ssh(COUNTER)
         parent.ssh("cat /proc/sys/kernel/random/boot_id")  # the kernel makes it when it is first asked

@@ -15,7 +15,7 @@ from devbox.config.model import Arch, Firmware, FolderType, Network
 from devbox.errors import DevboxError
 from devbox.machine import argv
 from devbox.machine.accelerator import Accelerator
-from devbox.machine.argv import VmSpec
+from devbox.machine.argv import DirectBoot, VmSpec
 from devbox.machine.host import HostFacts
 from devbox.paths import MachineDir
 from devbox.share.folders import Mount
@@ -95,11 +95,19 @@ SHARES = {
         Mount("devbox2", PROJECT / "src", PurePosixPath("/src"), FolderType.RSYNC),
     ),
 }
+DIRECT = DirectBoot(
+    Path("/home/ada/.cache/devbox/blobs/sha256/aa"),
+    Path("/home/ada/.cache/devbox/blobs/sha256/bb"),
+    "root=UUID=1234 ro console=ttyS0,115200 ip=dhcp",
+    Path("/home/ada/its, state/devbox/machines/0123456789ab/first_boot"),
+)
 CASES: dict[str, tuple[VmSpec, HostFacts]] = {
     "linux-x86_64-kvm-bios": (machine(), LINUX),
     "linux-x86_64-kvm-uefi": (machine(firmware=Firmware.UEFI), LINUX),
     "linux-x86_64-kvm-shares": (machine(**SHARES), LINUX),
     "linux-x86_64-kvm-no-network": (machine(network=Network.NONE), LINUX),
+    "linux-x86_64-kvm-uefi-direct": (machine(firmware=Firmware.UEFI, seed=False, direct=DIRECT), LINUX),
+    "linux-x86_64-tcg-adopted": (machine(cpu="qemu64", seed=False), replace(LINUX, accelerator=Accelerator.TCG)),
     "linux-x86_64-tcg-bios": (machine(cpu="qemu64"), replace(LINUX, accelerator=Accelerator.TCG)),
     "linux-x86_64-tcg-aarch64": (machine(**ON_AARCH64), FOREIGN),
     "linux-aarch64-kvm": (machine(**ON_AARCH64), replace(FOREIGN, arch=Arch.AARCH64, accelerator=Accelerator.KVM)),

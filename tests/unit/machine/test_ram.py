@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from devbox.machine import ram
 
 
@@ -27,19 +29,25 @@ def test_an_empty_memory_is_copied_as_one_hole(tmp_path: Path) -> None:
     assert (tmp_path / "target").stat().st_size == 1 << 30
 
 
-def test_it_has_no_name_once_it_is_forgotten_and_none_when_it_fails(tmp_path: Path) -> None:
+def test_its_name_goes_with_the_block_however_that_ends(tmp_path: Path) -> None:
     with ram.fresh(1 << 20, folder=tmp_path) as made:
         assert made is not None
         assert made.ram.path.stat().st_mode & 0o777 == 0o600
-        made.forget_name()
-        assert list(tmp_path.iterdir()) == []
         assert os.fstat(made.descriptor).st_size == 1 << 20
-    try:
-        with ram.fresh(1 << 20, folder=tmp_path):
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        pass
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), ram.fresh(1 << 20, folder=tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_has_left_goes_with_the_next_one_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    left = tmp_path / f"devbox-{os.getuid()}-{'0' * 16}"
+    left.write_bytes(b"left")
+    with ram.fresh(1 << 20, folder=tmp_path) as first:
+        assert not left.exists()
+        with ram.fresh(1 << 20, folder=tmp_path):
+            assert first is not None
+            assert first.ram.path.exists()
 
 
 def test_there_is_none_without_the_room_or_the_folder(tmp_path: Path) -> None:
