@@ -58,6 +58,9 @@ def _make(size: int, folder: Path) -> RamFile | None:
     except OSError:
         return None  # macOS has no such folder, a container often a small one.
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # which says that somebody still needs the name
+    if not path.exists():  # a sweep came between
+        os.close(descriptor)
+        return None
     os.ftruncate(descriptor, size)
     return RamFile(Ram(path, shared=True), descriptor)
 
