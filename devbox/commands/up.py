@@ -7,6 +7,7 @@ Each line's result is an argument of a later one, and each function is an idempo
 machine the same lines do nothing, and after a kill anywhere they go on from what is there. `verify` walks them too.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from devbox.box.store import Image
     from devbox.disk.record import Record
     from devbox.guest.connection import FabricGuest
-    from devbox.machine.argv import VmSpec
     from devbox.machine.host import HostFacts
     from devbox.machine.lifecycle import Observation, Running
     from devbox.share.folders import Mount
@@ -41,12 +41,27 @@ class Reached:
     mounts: "tuple[Mount, ...]"
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the person has said beforehand: to a restart, to a new machine, and to what the lock lacks."""
+
+    yes: bool = False
+    recreate: bool = False
+    locked: bool | None = None
+
+
 def up(
     provision: Annotated[bool, typer.Option(help="Run the provisioning steps.")] = True,
     approve: Annotated[
         str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
     ] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Restart the machine where that is needed, unasked.")
+    ] = False,
+    recreate: Annotated[
+        bool, typer.Option(help="Make the machine anew where only that helps; data disks are kept.")
+    ] = False,
     discard_memory: Annotated[
         bool, typer.Option("--discard-memory", help="Give up the memory of a suspended machine: boot its disk.")
     ] = False,
@@ -62,8 +77,9 @@ def up(
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
     if discard_memory:
         _discard_memory(machine)
+    answers = Answers(yes=yes, recreate=recreate, locked=locked)
     with online.forbidden(when=offline):
-        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine)
+        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, answers=answers, machine=machine)
 
 
 def bring_up(
@@ -72,29 +88,39 @@ def bring_up(
     provision: bool = True,
     approve: str = "",
     accel: str = "auto",
-    locked: bool | None = None,
+    answers: Answers = Answers(),  # noqa: B008 - frozen
     machine: str = records.MAIN,
 ) -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval, locking, rebuild, steps, target
+    from devbox.commands import approval, converge, locking, rebuild, steps, target
     from devbox.config import build
     from devbox.machine import host
 
-    declared = build.load(paths.find_project(folder))
+    declared, locked = build.load(paths.find_project(folder)), answers.locked
     made = records.find(declared.root) if machine == records.MAIN else target.existing(machine)
-    project = rebuild.as_made(declared, made)
-    approval.require(project, approve)
-    locking.require(project, made, locked=locked, provision=provision)
-    steps.check(project)
-    facts = host.probe(project.machine.arch, accel=accel)
-    image = locking.find_image(project, made, locked=locked)
-    beside.say_ports(project, machine)
-    project = beside.of(project, machine)
+    as_it_is = rebuild.as_made(declared, made, quiet=True)
+    approval.require(declared, approve)
+    locking.require(as_it_is, made, locked=locked, provision=provision)
+    steps.check(declared)
+    facts = host.probe(as_it_is.machine.arch, accel=accel)
+    beside.say_ports(declared, machine)
+    converging = converge.Converging(beside.of(declared, machine), facts, yes=answers.yes, recreate=answers.recreate)
+
+    def ready() -> None:
+        host.probe(declared.machine.arch, accel=accel)
+        locking.require(declared, None, locked=locked, provision=provision)
+        locking.find_image(declared, None, locked=locked)
+
+    project = converging.settle(ready, steps=provision)
+    if project.machine.arch is not facts.guest_arch:
+        facts = host.probe(project.machine.arch, accel=accel)
+    again = records.find(project.root, machine)
+    image = locking.find_image(rebuild.as_made(declared, again, quiet=True), again, locked=locked)
     record = records.ensure(project, image, firmware(project.machine, image))
     with records.locked(record), reach(project, record, image, facts) as reached:
         if provision:
-            seen, mounts = reached.seen, reached.mounts
-            steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown)
+            told, seen, mounts = converging.foreseen, reached.seen, reached.mounts
+            steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown, foreseen=told)
     if provision:
         locking.settle(project, None, locked=locked)  # the sizes of what the steps have fetched
         steps.farewell(project, reached.seen)
@@ -116,10 +142,12 @@ def reach(
 
     overlay.ensure(record, image)
     seed.ensure(record, project.machine)
-    vm = _virtual_machine(project.machine, record, facts)
-    running = _start(record, project.machine, vm, facts)
+    begun = time.monotonic()
+    running = _start(record, project.machine, facts)
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
     machine, seen, guest = project.machine, running.observation, _connect(running, facts)
+    if running.fresh:
+        started.corrected(record, seconds=time.monotonic() - begun)
     if renew:
         guest = renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown)
     with guest:
@@ -149,37 +177,26 @@ def firmware(machine: MachineSpec, image: "Image") -> Firmware:
     return machine.firmware
 
 
-def _virtual_machine(machine: MachineSpec, record: "Record", facts: "HostFacts") -> "VmSpec":
-    """The machine as QEMU is to run it: its ports and folders planned for this computer."""
-    from devbox.machine import argv, lifecycle
-    from devbox.share import folders, ports
+def _start(record: "Record", machine: MachineSpec, facts: "HostFacts") -> "Running":
+    """The running machine, started as the Devboxfile says, or adopted and given what can be had live."""
+    from devbox.commands import converge, survey
+    from devbox.disk import data, overlay
+    from devbox.machine import argv, dormant, lifecycle, started
 
-    own = {(one.bind, one.host, one.protocol) for one in lifecycle.observe(record).forwards}
-    forwards = ports.plan(machine.ports, record.id, lambda *port: port in own or ports.free(*port))
-    support = folders.FolderSupport(facts.virtiofsd, facts.virtiofsd_unprivileged, facts.ninep, facts.uid)
-    mounts = folders.plan(machine, record.lacks, support)
-    return argv.spec(record, machine, forwards=forwards, mounts=mounts)
-
-
-def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts") -> "Running":
-    """The running machine; what only a restart could apply to one that runs already is said."""
-    from devbox.disk import overlay
-    from devbox.machine import dormant, lifecycle, started
-
-    overlay.refuse_to_shrink(record, machine.disk)
     if dormant.incomplete(record.dir):
         from devbox.commands import sleeping
 
         sleeping.go_on(record)
-    if lifecycle.observe(record).state is not lifecycle.State.STOPPED:
-        running = lifecycle.ensure_running(record, vm, facts)
-        waiting = started.differs(record, vm) + (("disk",) if machine.disk != record.disk_size else ())
-        if waiting:
-            ui.warn(f"The machine runs with another {', '.join(waiting)} than the Devboxfile says: `devbox reload`.")
-        return running
+    seen = lifecycle.observe(record)
+    forwards, mounts = survey.shares(machine, record, facts, seen, bound=True)
+    if seen.state is not lifecycle.State.STOPPED:
+        vm = argv.spec(record, machine, forwards=forwards, mounts=mounts)
+        return converge.apply_live(lifecycle.ensure_running(record, vm, facts), vm)
     if facts.accelerator_reason:
         ui.warn(f"The machine is emulated, which is several times slower: {facts.accelerator_reason}")
-    overlay.grow(record, machine.disk)
+    disks = data.ensure(record, machine.disks)
+    record = converge.refit(overlay.grow(record, machine.disk), machine.firmware)
+    vm = argv.spec(record, machine, forwards=forwards, mounts=mounts, disks=disks)
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])
     with ui.step(f"Start QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):

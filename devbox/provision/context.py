@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from devbox.config.model import MachineSpec
 from devbox.provision import shell
 from devbox.provision.journal import Places
+from devbox.provision.report import Report
 
 if TYPE_CHECKING:
     from devbox.guest.connection import Guest
@@ -35,6 +36,8 @@ class Context:
     connect: "Callable[[], Guest] | None" = None
     endpoint: "Endpoint | None" = None
     secret_key: bytes = field(default=b"", repr=False)  # this machine's, for the digests of secrets
+    foreseen: Callable[[Report], None] | None = None  # hears, before anything is done, what there is to do
+    ended: Callable[[Report], None] | None = None  # hears how it went, however that was
 
     @property
     def names(self) -> dict[str, Any]:
