@@ -6,8 +6,10 @@ One machine goes through these tests in their order; each leaves it as the Devbo
 import json
 import os
 import pty
+import random
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -285,3 +287,45 @@ def test_recreate_keeps_the_data(machine: Machine) -> None:
     assert machine.status()["id"] != before
     assert machine.run("id -u && cat '/srv/the data/file'") == "1234\nkept\n"
     machine.at_rest()
+
+
+def test_a_suspended_machine_gets_what_is_live_and_keeps_its_memory(machine: Machine, port: int) -> None:
+    more = DISK.replace("SIZE", "256MiB") + "user: {uid: 1234, gid: 1234}\n"
+    boot = machine.boot_id()
+    assert machine.devbox("suspend").returncode == 0
+    machine.edit(memory="320MiB", ports=f"ports: ['{port}:7000']\n", more=more)
+    assert effects(machine.plan(10)) == {"memory": "restart", "ports": "live"}
+    assert "devbox up --yes" in machine.up()
+    assert machine.boot_id() == boot
+    assert machine.ports() == {7000: port}
+    assert machine.devbox("suspend").returncode == 0
+    machine.up("--yes")
+    assert machine.boot_id() != boot
+    machine.at_rest()
+    machine.edit(more=more)
+    machine.up("--yes")
+
+
+def test_kills_while_it_converges(machine: Machine, port: int) -> None:
+    """Whatever a kill cuts off, the next `up` brings the machine to the rest, and the data is there."""
+    seed = int(os.environ.get("DEVBOX_TEST_SEED", "0")) or random.randrange(1, 10**6)
+    print(f"replay with DEVBOX_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    more = DISK.replace("SIZE", "256MiB") + "user: {uid: 1234, gid: 1234}\n"
+    for number in range(3):
+        ports = f"ports: ['{port}:{7000 + number}', {{guest: 8080, name: web}}]\n"
+        machine.edit(memory=f"{288 + 32 * number}MiB", ports=ports, more=more)
+        with machine.checkout.start("up", "--yes") as running:
+            time.sleep(chance.uniform(0.5, 6))
+            running.kill()
+            running.communicate()
+        assert machine.status()["state"] in {"stopped", "running"}
+    machine.up("--yes")
+    assert machine.run("cat '/srv/the data/file'") == "kept\n"
+    assert machine.ports()[7002] == port
+    machine.at_rest()
+
+
+def test_data_goes_only_when_asked(machine: Machine) -> None:
+    assert machine.devbox("destroy", "--yes", "--data").returncode == 0
+    assert machine.status()["disks"] == []
