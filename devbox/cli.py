@@ -24,6 +24,7 @@ VERBS = {
     "validate": "Check the Devboxfile: every mistake with its line.",
     "schema": "Print the Devboxfile's JSON Schema, for editors.",
     "lock": "Lock what the Devboxfile's names stand for; --update moves it.",
+    "plan": "Show what `devbox up` would change, and what that takes.",
     "up": "Create, start and provision the machine.",
     "provision": "Carry out the steps that the machine still needs.",
     "test": "Run the checks of the Devboxfile in the machine.",

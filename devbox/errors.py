@@ -10,6 +10,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2  # the Devboxfile or the command line is wrong
     BUG = 3
+    DIFFERENT = 10  # of `devbox plan`: there is something to do
     INTERRUPTED = 130
 
 

@@ -211,6 +211,11 @@ class MachineDir:
         return self.folder / "outcome.json"
 
     @property
+    def last_run(self) -> Path:
+        """What each step was asked to be in the last run, for `plan` while the machine is off."""
+        return self.folder / "last_run.json"
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.jsonl"
 

@@ -20,7 +20,7 @@ _PLAN = bootstrap.Plan(
     suite="bookworm",
     arch=Arch.X86_64,
     variant="essential",
-    packages=("busybox-static", "kmod", "mount", "openssh-server", "passwd", "rsync", "sudo"),
+    packages=("busybox-static", "e2fsprogs", "kmod", "mount", "openssh-server", "passwd", "rsync", "sudo"),
     files={
         **{f"/etc/tiny/{name}": (0o755, (_HERE / name).read_bytes()) for name in _PROGRAMS},
         "/etc/inittab": (0o644, (_HERE / "inittab").read_bytes()),

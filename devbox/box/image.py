@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,6 +72,13 @@ def source_key(source: Source) -> str:
     return store.key(source.digest)
 
 
+def identity(source: Source) -> str:
+    """Names what this source asks for: its digest, or that of what goes into a recipe; "" where there is none."""
+    if source.recipe:
+        return source_key(source).replace("-", ":", 1)
+    return str(source.digest) if source.digest else ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Came:
     """What arrived as the partial file: the sha256 first among its digests."""
@@ -82,7 +89,10 @@ class _Came:
 
 def _found(name: str, source: Source) -> Image | None:
     blob = store.find(name)
-    return _image(blob, source) if blob else None
+    if blob is None:
+        return None
+    found = _image(blob, source)
+    return replace(found, source=name.replace("-", ":", 1)) if source.recipe else found  # of an older devbox, maybe
 
 
 def _image(blob: Blob, source: Source) -> Image:
@@ -93,7 +103,7 @@ def _image(blob: Blob, source: Source) -> Image:
             hint=f"Write `format: {blob.format}` for this box",
             exit_code=ExitCode.USAGE,
         )
-    return Image(blob.sha256, blob.path, blob.format, blob.virtual_size, source.traits)
+    return Image(blob.sha256, blob.path, blob.format, blob.virtual_size, source.traits, identity(source))
 
 
 def _make(source: Source, name: str) -> tuple[Blob, _Came]:

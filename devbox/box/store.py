@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from devbox import fs, paths, ui
@@ -35,6 +35,9 @@ class Image:
     format: str
     virtual_size: int
     traits: Traits
+    source: str = field(
+        default="", compare=False
+    )  # names what was asked for (`image.identity`), to tell later whether that has moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from devbox import ui
 from devbox.commands import beside, target
 from devbox.commands.beside import MachineOption
 from devbox.config import preferences
+from devbox.disk import data as data_disks
 from devbox.disk import record as records
 from devbox.disk import trash
 from devbox.errors import DevboxError, ExitCode
@@ -18,12 +19,16 @@ from devbox.machine import lifecycle
 def destroy(
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Do not ask.")] = False,
     machine: MachineOption = records.MAIN,
+    data: Annotated[bool, typer.Option("--data", help="Its data disks too, which are kept otherwise.")] = False,
 ) -> None:
     """Delete the machine and its disk; the box stays."""
     record = target.existing(machine)
     named = "machine" if machine == records.MAIN else f"machine `{machine}`"
     disk = record.dir.disk
     size = ui.size(disk.stat().st_blocks * 512) if disk.exists() else "no disk yet"
+    disks = data_disks.of(record.project, record.machine)
+    if data and disks:
+        size = f"{size}, and the data disks {', '.join(one.name for one in disks)}"
     if not yes:
         if not sys.stdin.isatty():
             raise DevboxError(
@@ -37,6 +42,11 @@ def destroy(
             raise typer.Exit(ExitCode.FAILED)
     with records.locked(record), ui.step(f"Destroy the {named} of {record.project}"):
         lifecycle.destroy(record)
+        gone = data_disks.discard(record.project, record.machine) if data else ()
     days = preferences.load().trash_days
     trash.collect(days)
     ui.note(f"`devbox undo` brings it back, for {days} days; `devbox box prune --trash` frees its disk now.")
+    if gone:
+        ui.note(f"Its data disks are kept as long, in {', '.join(map(str, gone))}.")
+    elif disks:
+        ui.note(f"Its data disks are kept for the next machine: {', '.join(disk.name for disk in disks)}.")

@@ -194,7 +194,7 @@ def _as_made(project: Project, record: "Record", lock: Lock) -> Pin | None:
     if blob is None:
         return None
     if blob.sha256 != record.image:
-        if pin:
+        if pin and not record.source:  # else the plan tells it
             ui.warn(
                 f"{paths.LOCK_FILE} has another image by now than this machine was made from; only a new machine can "
                 "have that. `devbox destroy` and `devbox up` make one, this one goes on as it is."

@@ -110,7 +110,8 @@ def _no_log(record: Record, step: str, there: Sequence[str]) -> tuple[str, str]:
 
     names: Sequence[str] = there
     with contextlib.suppress(DevboxError):  # whatever is wrong with the Devboxfile, the logs lie in the machine
-        names = [one.name for one in steps.all_steps(build.load(record.project), started.load(record).mounts)]
+        had = started.load(record)
+        names = [one.name for one in steps.all_steps(build.load(record.project), had.mounts, had.disks)]
     if step in names:
         return f"The step `{step}` has left no log in this machine yet.", "Carry it out with `devbox provision`."
     close = difflib.get_close_matches(step, names, 3, 0.5)

@@ -3,42 +3,76 @@
 from dataclasses import replace
 
 from devbox import ui
-from devbox.box import catalogue
-from devbox.config.model import Firmware, Project
+from devbox.box import catalogue, image
+from devbox.commands import locking
+from devbox.config import lock
+from devbox.config.model import Project
 from devbox.disk import record as records
 from devbox.disk.record import Record
+from devbox.errors import DevboxError
+from devbox.machine import changes
+from devbox.machine.changes import Box, Change, Wanted
 
 
-def as_made(project: Project, record: Record | None = None) -> Project:
-    """The project with the architecture and the account that its machine has, if it has one."""
+def as_made(project: Project, record: Record | None = None, *, quiet: bool = False) -> Project:
+    """The project with what its machine was made as, if it has one: architecture, account, and the disk that it has."""
     record = record or records.find(project.root, project.machine.name)
     if record is None or not record.dir.disk.exists():
         return project
-    if asked := _asked(project, record):
+    asked = of(project, record)
+    if asked and not quiet:
         ui.warn(
-            f"The Devboxfile now asks for {' and '.join(asked)}; only a new machine can have that. "
-            "`devbox destroy` and `devbox up` make one, this one goes on as it is."
+            f"The Devboxfile now asks for {' and '.join(map(words, asked))}; only a new machine can have that. "
+            "`devbox up --recreate` makes one (data disks are kept), this one goes on as it is."
         )
+    return kept(project, record)
+
+
+def of(project: Project, record: Record) -> tuple[Change, ...]:
+    """The differences that only a new machine could carry out."""
+    return tuple(changes.rebuilds(Wanted(project.machine, asked_box(project)), record))
+
+
+def kept(project: Project, record: Record) -> Project:
+    """The project with all of it replaced that the machine cannot change any more."""
     machine = project.machine
-    user = replace(machine.user, name=record.user, uid=record.uid, gid=record.gid)
+    shell, groups = (record.shell, record.groups) if record.shell else (machine.user.shell, machine.user.groups)
+    user = replace(machine.user, name=record.user, uid=record.uid, gid=record.gid, shell=shell, groups=groups)
     boxes = {**machine.boxes, record.arch: machine.boxes.get(record.arch, machine.box)}
-    return replace(project, machine=replace(machine, arch=record.arch, boxes=boxes, user=user))
-
-
-def _asked(project: Project, record: Record) -> list[str]:
-    machine = project.machine
-    label = catalogue.locate(machine.box, machine.arch).traits.label
-    user = machine.user
-    differences = (
-        (label != record.image_label, f"the box {label} (it was made from {record.image_label})"),
-        (
-            machine.firmware not in {Firmware.AUTO, record.firmware},
-            f"the firmware {machine.firmware} (it boots by {record.firmware})",
-        ),
-        (machine.arch != record.arch, f"the architecture {machine.arch} (it is {record.arch})"),
-        (
-            (user.name, user.uid, user.gid) != (record.user, record.uid, record.gid),
-            f"the account {user.name} {user.uid}:{user.gid} (it has {record.user} {record.uid}:{record.gid})",
-        ),
+    stays = any(change.key == "firmware" for change in of(project, record))
+    made = replace(
+        machine,
+        arch=record.arch,
+        boxes=boxes,
+        user=user,
+        firmware=record.firmware if stays else machine.firmware,
+        disk=max(machine.disk, record.disk_size),
     )
-    return [words for differs, words in differences if differs]
+    return replace(project, machine=made)
+
+
+def asked_box(project: Project) -> Box:
+    """The image that file and lock ask for now. One that nothing pins has no name to compare."""
+    machine = replace(project.machine, name=records.MAIN)  # the lock knows nothing of clones
+    try:
+        source, pin = locking.locked_source(replace(project, machine=machine), lock.read(project.root))
+    except DevboxError as trouble:
+        if trouble.id != "box.unpinned":
+            raise
+        source, pin = catalogue.locate(machine.box, machine.arch), None
+    name = f"recipe:{pin.inputs}" if pin and pin.inputs else image.identity(source)
+    return Box(source.traits.label, name, source.traits.firmware)
+
+
+def words(change: Change) -> str:
+    """The change as a part of a sentence."""
+    what = {
+        "box": f"the box {change.new} (it was made from {change.old})",
+        "firmware": f"the firmware {change.new} (it boots by {change.old})",
+        "arch": f"the architecture {change.new} (it is {change.old})",
+        "user": f"the account {change.new} (it has {change.old})",
+        "disk": f"a disk of {change.new} (it has {change.old}, and a disk cannot shrink)",
+        "user.shell": f"the login shell {change.new} (it has {change.old})",
+        "user.groups": f"the account in the groups {change.new} (it is in {change.old})",
+    }
+    return what[change.key]

@@ -8,6 +8,7 @@ import typer
 
 from devbox import paths, ui
 from devbox.commands import session, target
+from devbox.commands.agreement import Asked
 from devbox.commands.beside import MachineOption
 from devbox.commands.up import bring_up
 from devbox.disk import record as records
@@ -29,16 +30,17 @@ def reload(
     from devbox.box import online
     from devbox.commands import approval, locking, rebuild, sleeping, steps
     from devbox.config import build
-    from devbox.disk import overlay
+    from devbox.disk import data, overlay
     from devbox.machine import host
 
     # What `up` would refuse must be found before it costs the running machine.
-    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())), record := target.existing(machine))
+    declared = build.load(paths.find_project(Path.cwd()))
+    project = rebuild.as_made(declared, record := target.existing(machine), quiet=True)
     approval.require(project, approve)
     with online.forbidden(when=offline):
         locking.require(project, record, locked=locked, provision=provision)
     steps.check(project)
-    overlay.refuse_to_shrink(record, project.machine.disk)
+    data.refuse_to_shrink(record, project.machine.disks)
     if record.dir.disk.exists():
         overlay.held_image(record)
     host.probe(project.machine.arch, accel=accel)
@@ -48,4 +50,4 @@ def reload(
             with ui.step("Shut the machine down"):
                 lifecycle.halt(record, guest_poweroff=functools.partial(session.power_off, record))
     with online.forbidden(when=offline):
-        bring_up(Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine)
+        bring_up(Path.cwd(), Asked(provision, approve, accel, locked=locked), machine=machine)

@@ -42,7 +42,8 @@ def _at(name: str, command: str, machine: str) -> str:
     record, seen = target.running(machine)
     project = beside.of(build.load(paths.find_project(Path.cwd())), machine)
     context = steps.context_of(project, record, seen, slowdown=1.0)
-    bound = bind.bind(steps.all_steps(project, started.load(record).mounts), project.root, record.user)
+    had = started.load(record)
+    bound = bind.bind(steps.all_steps(project, had.mounts, had.disks), project.root, record.user)
     (place,) = plan.select(bound, plan.Options(only=(name,)))
     step = bound[place]
     if not command:

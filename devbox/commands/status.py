@@ -8,8 +8,9 @@ import typer
 from devbox import paths, ui
 from devbox.commands import beside, outcome, target
 from devbox.commands.beside import MachineOption
-from devbox.disk import identity
+from devbox.disk import data, identity
 from devbox.disk import record as records
+from devbox.disk.data import Data
 from devbox.disk.record import Record
 from devbox.machine import lifecycle, started
 from devbox.machine.lifecycle import State
@@ -34,7 +35,8 @@ def status(
 def describe(root: Path, record: Record | None) -> dict[str, Any]:
     """Everything that `status` tells, as JSON values."""
     if record is None:
-        return {"project": str(root), "state": str(State.MISSING), "next": "devbox up"}
+        kept = [{"name": one.name, "path": str(one.disk), "size": one.size} for one in data.of(root, records.MAIN)]
+        return {"project": str(root), "state": str(State.MISSING), "disks": kept, "next": "devbox up"}
     seen = lifecycle.observe(record)
     disk = record.dir.disk
     return {
@@ -64,9 +66,16 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
             {"host": str(mount.host), "guest": str(mount.guest), "type": str(mount.type), "reason": mount.reason}
             for mount in started.load(record).mounts
         ],
+        "disks": [_data(one, record) for one in data.of(root, record.machine)],
         "provisioned": outcome.last_known(record),
         "next": target.next_command(seen, record),
     }
+
+
+def _data(one: Data, record: Record) -> dict[str, Any]:
+    attached = any(one.disk == known.path for known in started.load(record).disks or ())
+    used = one.disk.stat().st_blocks * 512 if one.disk.exists() else 0
+    return {"name": one.name, "path": str(one.disk), "used": used, "size": one.size, "attached": attached}
 
 
 def _beside(record: Record) -> dict[str, Any]:
@@ -88,11 +97,16 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
         for port in seen["ports"]:
             name = f" ({port['name']})" if port["name"] else ""
             lines.append(("port", f"{port['bind']}:{port['host']} → {port['guest']}/{port['protocol']}{name}"))
+        for disk in seen["disks"]:
+            where = "" if disk["attached"] else f", not attached: {disk['path']}"
+            lines.append(("data disk", f"{disk['name']}, {ui.size(disk['used'])} of {ui.size(disk['size'])}{where}"))
         for folder in seen["folders"]:
             why = f": {folder['reason']}" if folder["reason"] else ""
             lines.append(("folder", f"{folder['host']} → {folder['guest']} ({folder['type']}{why})"))
         if known := seen["provisioned"]:
             lines.append(("steps", f"{known['summary'].rstrip('.')}, last run {known['at']}"))
+    elif seen.get("disks"):
+        lines.append(("data disks", f"{', '.join(disk['name'] for disk in seen['disks'])}, kept for the next machine"))
     for other in seen["beside"]:
         name = other["machine"]
         verb = "destroy" if name == beside.VERIFY else "status"

@@ -9,14 +9,16 @@ machine the same lines do nothing, and after a kill anywhere they go on from wha
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from devbox import paths, ui
 from devbox.commands import beside
+from devbox.commands.agreement import Asked
 from devbox.commands.beside import MachineOption
 from devbox.config.model import Firmware, MachineSpec, Project
 from devbox.disk import record as records
@@ -49,6 +51,12 @@ def up(
         str, typer.Option(metavar="HASH|all", help="Approve what the Devboxfile asks of this computer.")
     ] = "",
     accel: Annotated[str, typer.Option(help="auto, kvm, hvf or tcg (emulation).")] = "auto",
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Restart the machine where that is needed, unasked.")
+    ] = False,
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="Make the machine anew where only that helps; data disks are kept.")
+    ] = False,
     discard_memory: Annotated[
         bool, typer.Option("--discard-memory", help="Give up the memory of a suspended machine: boot its disk.")
     ] = False,
@@ -57,7 +65,9 @@ def up(
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use what is on this computer, no network.")] = False,
     machine: MachineOption = records.MAIN,
-    layers: Annotated[bool, typer.Option(help="Begin with what an earlier machine's steps made, and keep it.")] = True,
+    layers: Annotated[
+        bool, typer.Option(help="Begin with what an earlier machine's first steps made, and keep it for the next.")
+    ] = True,
 ) -> None:
     """Create, start and provision the machine."""
     from devbox.box import online
@@ -65,44 +75,26 @@ def up(
     ui.note(f"Project: {paths.find_project(Path.cwd())}")
     if discard_memory:
         _discard_memory(machine)
+    asked = Asked(provision, approve, accel, locked=locked, layers=layers, yes=yes, recreate=recreate)
     with online.forbidden(when=offline):
-        bring_up(
-            Path.cwd(), provision=provision, approve=approve, accel=accel, locked=locked, machine=machine, layers=layers
-        )
+        bring_up(Path.cwd(), asked, machine=machine)
 
 
-def bring_up(
-    folder: Path,
-    *,
-    provision: bool = True,
-    approve: str = "",
-    accel: str = "auto",
-    locked: bool | None = None,
-    machine: str = records.MAIN,
-    layers: bool = True,
-) -> None:
+def bring_up(folder: Path, asked: Asked | None = None, *, machine: str = records.MAIN) -> None:
     """The machine of the project around `folder`: there, running, reachable, and as its Devboxfile says."""
-    from devbox.commands import approval, locking, rebuild, steps, target
-    from devbox.config import build
-    from devbox.machine import host
+    from devbox.commands import agreement, locking, steps
 
-    declared = build.load(paths.find_project(folder))
-    made = records.find(declared.root) if machine == records.MAIN else target.existing(machine)
-    project = rebuild.as_made(declared, made)
-    approval.require(project, approve)
-    locking.require(project, made, locked=locked, provision=provision)
-    steps.check(project)
-    facts = host.probe(project.machine.arch, accel=accel)
-    image = locking.find_image(project, made, locked=locked)
-    beside.say_ports(project, machine)
-    project = beside.of(project, machine)
+    asked = asked or Asked()
+    agreed = agreement.reach(folder, asked, machine)
+    project, image, facts = agreed.project, agreed.image, agreed.facts
     record = records.ensure(project, image, firmware(project.machine, image))
-    with records.locked(record), reach(project, record, image, facts, layers=layers and provision) as reached:
-        if provision:
-            record, seen, mounts = reached.record, reached.seen, reached.mounts
-            steps.carry_out(reached.guest, project, record, seen, mounts, slowdown=facts.slowdown)
-    if provision:
-        locking.settle(project, None, locked=locked)  # the sizes of what the steps have fetched
+    layers = asked.layers and asked.provision
+    with records.locked(record), reach(project, record, image, facts, layers=layers) as reached:
+        if asked.provision:
+            there = (project, reached.record, reached.seen, reached.mounts)
+            steps.carry_out(reached.guest, *there, slowdown=facts.slowdown, foreseen=agreed.foreseen)
+    if asked.provision:
+        locking.settle(project, None, locked=asked.locked)  # the sizes of what the steps have fetched
         steps.farewell(project, reached.seen)
     else:
         ui.note(f"The machine runs; its steps were left out: `devbox provision{beside.option(machine)}`.")
@@ -110,12 +102,11 @@ def bring_up(
 
 @contextmanager
 def reach(
-    project: Project, record: "Record", image: "Image", facts: "HostFacts", *, renew: bool = True, layers: bool = False
+    project: Project, record: "Record", image: "Image", facts: "HostFacts", *, layers: bool = False
 ) -> Iterator[Reached]:
     """The machine of the record, from its disk to an answer and its folders. The caller holds its lock.
 
-    Without `renew` it keeps the provisional identity that it may have, for layers to be made of it. With `layers` a
-    new machine begins with one where one fits, and its first steps are carried out and kept.
+    With `layers` a new machine begins with one where one fits, and its first steps are carried out and kept.
     """
     from devbox.commands import first_boot, layering, renewal, steps, warm
     from devbox.disk import overlay, seed
@@ -123,19 +114,19 @@ def reach(
 
     first_boot.plan(record, project.machine, image, facts)
     start = layering.begin(project, record, image, wanted=layers)
-    record = start.record
-    overlay.ensure(record, image, start.stack)
-    seed.ensure(record, project.machine)
-    vm = first_boot.applied(record, _virtual_machine(project.machine, record, facts))
-    with warm.birth(start, vm, facts) as birth:
-        running = _start(record, project.machine, vm, facts, birth)
+    overlay.ensure(start.record, image, start.stack)
+    seed.ensure(start.record, project.machine)
+    record, vm = _virtual_machine(start.record, project.machine, facts)
+    with warm.birth(replace(start, record=record), vm, facts) as birth:
+        begun = monotonic()
+        running = _start(record, vm, facts, birth)
         running = first_boot.finish(running, project.machine, birth.vm, facts)
         machine, seen, guest = project.machine, running.observation, _connect(running, facts)
+        if running.fresh:
+            started.corrected(record, seconds=monotonic() - begun)
         birth.keep(layering.make(guest, project, seen, start, slowdown=facts.slowdown, at_last=birth.at_last))
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
-    if renew:
-        guest = renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown)
-    with guest:
+    with renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown) as guest:
         steps.bring_folders(project, record, seen, mounts)
         yield Reached(record, guest, seen, mounts)
 
@@ -162,37 +153,35 @@ def firmware(machine: MachineSpec, image: "Image") -> Firmware:
     return machine.firmware
 
 
-def _virtual_machine(machine: MachineSpec, record: "Record", facts: "HostFacts") -> "VmSpec":
-    """The machine as QEMU is to run it: its ports and folders planned for this computer."""
-    from devbox.machine import argv, lifecycle
-    from devbox.share import folders, ports
+def _virtual_machine(record: "Record", machine: MachineSpec, facts: "HostFacts") -> "tuple[Record, VmSpec]":
+    """The machine as QEMU is to run it, its ports, folders and disks planned here. A suspended one wakes."""
+    from devbox.commands import converge, first_boot, survey
+    from devbox.disk import data, overlay
+    from devbox.machine import argv, dormant, lifecycle
 
-    own = {(one.bind, one.host, one.protocol) for one in lifecycle.observe(record).forwards}
-    forwards = ports.plan(machine.ports, record.id, lambda *port: port in own or ports.free(*port))
-    support = folders.FolderSupport(facts.virtiofsd, facts.virtiofsd_unprivileged, facts.ninep, facts.uid)
-    mounts = folders.plan(machine, record.lacks, support)
-    return argv.spec(record, machine, forwards=forwards, mounts=mounts)
-
-
-def _start(record: "Record", machine: MachineSpec, vm: "VmSpec", facts: "HostFacts", birth: "Birth") -> "Running":
-    """The running machine; what only a restart could apply to one that runs already is said."""
-    from devbox.disk import overlay
-    from devbox.machine import dormant, lifecycle, started
-
-    overlay.refuse_to_shrink(record, machine.disk)
     if dormant.incomplete(record.dir):
         from devbox.commands import sleeping
 
         sleeping.go_on(record)
+    seen = lifecycle.observe(record)
+    forwards, mounts = survey.shares(machine, record, facts, seen, bound=True)
+    disks: tuple[data.Attached, ...] = ()
+    if seen.state is lifecycle.State.STOPPED:
+        disks = data.ensure(record, machine.disks)
+        record = converge.refit(overlay.grow(record, machine.disk), machine.firmware)
+    vm = argv.spec(record, machine, forwards=forwards, mounts=mounts, disks=disks)
+    return record, first_boot.applied(record, vm)
+
+
+def _start(record: "Record", vm: "VmSpec", facts: "HostFacts", birth: "Birth") -> "Running":
+    """The running machine, started as planned, or adopted and given what can be had live."""
+    from devbox.commands import converge
+    from devbox.machine import lifecycle, started
+
     if lifecycle.observe(record).state is not lifecycle.State.STOPPED:
-        running = lifecycle.ensure_running(record, vm, facts)
-        waiting = started.differs(record, vm) + (("disk",) if machine.disk != record.disk_size else ())
-        if waiting:
-            ui.warn(f"The machine runs with another {', '.join(waiting)} than the Devboxfile says: `devbox reload`.")
-        return running
+        return converge.apply_live(lifecycle.ensure_running(record, vm, facts), vm)
     if facts.accelerator_reason:
         ui.warn(f"The machine is emulated, which is several times slower: {facts.accelerator_reason}")
-    overlay.grow(record, machine.disk)
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])
     with ui.step(f"{birth.title} QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):

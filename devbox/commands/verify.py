@@ -16,6 +16,7 @@ from devbox import paths, ui
 from devbox.commands import beside, junit, up
 from devbox.commands.junit import Case
 from devbox.config.model import Project, When
+from devbox.disk import data
 from devbox.disk import record as records
 from devbox.errors import DevboxError
 from devbox.guest import openssh
@@ -78,10 +79,10 @@ def fresh(declared: Project) -> Project:
 def _remove_left_over(root: Path) -> None:
     """What an earlier verify left: it was killed, or asked to `--keep`. Raises `lock.busy` where one is at work."""
     record = records.find(root, MACHINE)
-    if record is None:
-        return
-    with records.locked(record, wait=0), ui.step("Destroy the machine that an earlier verify left"):
-        lifecycle.destroy(record, for_good=True)
+    if record is not None:
+        with records.locked(record, wait=0), ui.step("Destroy the machine that an earlier verify left"):
+            lifecycle.destroy(record, for_good=True)
+    data.discard(root, MACHINE, for_good=True)
 
 
 @contextmanager
@@ -96,6 +97,7 @@ def _destroyed_afterwards(record: "Record", *, keep: bool) -> Iterator[None]:
         else:
             with ui.step("Destroy the machine of this verify"):
                 lifecycle.destroy(record, for_good=True)
+                data.discard(record.project, MACHINE, for_good=True)
 
 
 def _prove(project: Project, record: "Record", image: "Image", facts: "HostFacts") -> tuple[Case, ...]:

@@ -28,11 +28,19 @@ class Birth:
     """How a machine begins to run. A class, since its memory is a file without a name, open until it was saved."""
 
     def __init__(
-        self, start: Start, vm: VmSpec, facts: HostFacts, found: Template | None, memory: RamFile | None
+        self,
+        start: Start,
+        vm: VmSpec,
+        facts: HostFacts,
+        found: Template | None,
+        memory: RamFile | None,
+        *,
+        keeps: bool = True,
     ) -> None:
         self.vm = replace(vm, ram=memory.ram if memory else None)
         self._record, self._facts = start.record, facts
         self._template, self._memory = found, memory
+        self._keeps = keeps and facts.accelerator is not Accelerator.HVF  # not tried there yet
         self._aside: Path | None = None
 
     @property
@@ -63,7 +71,7 @@ class Birth:
     @contextmanager
     def at_last(self) -> Iterator[Callable[[Qmp], None]]:
         """Around the making of the last layer: what is given keeps the memory, which must hold no folder device."""
-        if self._facts.accelerator is Accelerator.HVF:  # not tried there yet
+        if not self._keeps:
             yield lambda qmp: None
             return
         if self.vm.plugged:
@@ -102,6 +110,9 @@ class Birth:
 @contextmanager
 def birth(start: Start, vm: VmSpec, facts: HostFacts) -> Iterator[Birth]:
     """How the machine begins: by the memory of its layer where there is a fitting one. Says why where there is not."""
+    if vm.disks:  # their content is in no layer, and what the guest has in memory of them would be wrong
+        yield Birth(start, vm, facts, None, None, keeps=False)
+        return
     found = _fitting(start, vm, facts)
     # Its own memory, as a file, is for what maps it beside QEMU: a folder's helper, and the next template.
     makes_one = start.fresh and not start.whole and facts.accelerator is not Accelerator.HVF

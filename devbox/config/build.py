@@ -18,6 +18,7 @@ from devbox.config.model import (
     Boot,
     BoxRef,
     Digest,
+    Disk,
     Firmware,
     Folder,
     MachineSpec,
@@ -128,6 +129,7 @@ def _machine(draft: Draft, root: Path, name: str, host: Host) -> MachineSpec:
         cpus=_cpus(draft, host),
         memory=_memory(draft, host),
         disk=draft.make(("disk",), lambda text: _at_least(text, _LEAST_DISK), _DEFAULTS.disk),
+        disks=_disks(draft, user),
         firmware=Firmware(draft.get(("firmware",), "auto")),
         boot=Boot(draft.get(("boot",), "auto")),
         hostname=draft.get(("hostname",), name.strip("-") or "devbox"),
@@ -255,6 +257,21 @@ def _folders(draft: Draft, root: Path, user: User) -> tuple[Folder, ...]:
             draft.problem(place, f"line {lines[guest]} shares a folder at `{guest}` already")
         lines[guest] = draft.document.where(place).line
         found.append(folder)
+    return tuple(found)
+
+
+def _disks(draft: Draft, user: User) -> tuple[Disk, ...]:
+    found: list[Disk] = []
+    for place, disk in draft.each(("disks",), lambda value: values.disk(value, _LEAST_DISK)):
+        if any(disk.name == other.name for other in found):
+            draft.problem(place, f"there is a disk with the name `{disk.name}` already")
+        if any(disk.mount == other.mount for other in found):
+            draft.problem(place, f"another disk is mounted at `{disk.mount}` already")
+        if str(disk.mount) == user.home:
+            draft.problem(
+                place, f"a disk at `{disk.mount}` would hide the account's own files, its login key among them"
+            )
+        found.append(disk)
     return tuple(found)
 
 

@@ -69,6 +69,16 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """A data disk, which outlives the machine; `mount` is where its file system is in there."""
+
+    name: str
+    size: int
+    mount: PurePosixPath
+    fs: str = "ext4"
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A forwarded port. `host` None means: one that is free, and stays the same for this machine."""
 
@@ -150,6 +160,7 @@ class MachineSpec:
     cpus: int = 2
     memory: int = 2 << 30
     disk: int = 20 << 30
+    disks: tuple[Disk, ...] = ()
     firmware: Firmware = Firmware.AUTO
     boot: Boot = Boot.AUTO
     hostname: str = "devbox"

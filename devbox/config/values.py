@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from devbox.config.model import Folder, FolderType, Port
+from devbox.config.model import Disk, Folder, FolderType, Port
 from devbox.config.problems import show
 
 _UNITS = {"B": 1} | {
@@ -91,6 +91,13 @@ def port(value: int | str | Mapping[str, Any]) -> Port:
     if ":" in made.bind:
         raise Mistake(f"{show(made.bind)} is an IPv6 address, and QEMU forwards from IPv4 addresses only")
     return made
+
+
+def disk(value: Mapping[str, Any], least: int) -> Disk:
+    count = size(value["size"])
+    if count < least:
+        raise Mistake(f"must be at least {size_text(least)}, not `{value['size']}`")
+    return Disk(value["name"], count, guest_folder(value["mount"]), value.get("fs", "ext4"))
 
 
 def address(text: str) -> str:

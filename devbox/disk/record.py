@@ -58,6 +58,9 @@ class Record:
     gid: int
     host_key: str
     created: str
+    shell: str = ""  # of the account; "" in a record from before it was kept, and then `groups` is not known either
+    groups: tuple[str, ...] = ()
+    source: str = ""  # which image was asked for, see `box.image.identity`; "" where it is not known
     layer: str = ""  # the sha256 of the layer that its disk was made on, "" for the image itself
     schema: int = SCHEMA
 
@@ -206,6 +209,13 @@ def founded(record: Record, layer: str, mac: str) -> Record:
     return changed
 
 
+def refitted(record: Record, firmware: Firmware) -> Record:
+    """The record of a stopped machine with the firmware that it boots by from now on, stored."""
+    changed = replace(record, firmware=firmware)
+    store(record.dir.folder, changed)
+    return changed
+
+
 def _create(project: "Project", image: "Image", firmware: Firmware) -> Record:
     spec, traits = project.machine, image.traits
     check_size(spec.disk, image.virtual_size)
@@ -236,6 +246,9 @@ def _create(project: "Project", image: "Image", firmware: Firmware) -> Record:
         user=spec.user.name,
         uid=spec.user.uid,
         gid=spec.user.gid,
+        shell=spec.user.shell,
+        groups=spec.user.groups,
+        source=image.source,
         host_key=keys.make(aside.host_key),
         created=_now(),
     )

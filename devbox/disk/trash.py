@@ -13,12 +13,18 @@ KEPT_DAYS = 7
 
 def discard(record: Record) -> Path:
     """Take the machine's folder out of the way in one rename; where it lies now, until `collect`."""
-    trash = fs.make_private_dir(paths.trash_dir())
-    target = trash / f"{int(time.time())}-{record.id}"
-    record.dir.folder.rename(target)
-    fs.fsync_dir(record.dir.folder.parent)
-    fs.fsync_dir(trash)
+    target = take(record.dir.folder, record.id)
     hint.forget(record.project, record.id)
+    return target
+
+
+def take(folder: Path, id: str) -> Path:
+    """Put a folder into the trash in one rename."""
+    trash = fs.make_private_dir(paths.trash_dir())
+    target = trash / f"{int(time.time())}-{id}"
+    folder.rename(target)
+    fs.fsync_dir(folder.parent)
+    fs.fsync_dir(trash)
     return target
 
 

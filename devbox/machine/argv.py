@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from devbox.config.model import Arch, Firmware, FolderType, MachineSpec, Network
+from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import firmware
@@ -54,6 +55,7 @@ class VmSpec:
     mounts: tuple[Mount, ...] = ()
     seed: bool = True  # cloud-init's, as a second disk
     direct: DirectBoot | None = None
+    disks: tuple[Attached, ...] = ()  # data disks
     incoming: bool = False  # it waits for a saved memory instead of booting
     ram: Ram | None = None  # the file that is its memory
     disk: Path | None = None  # the file that `dir.disk` leads to: QEMU must know it by its own name, see disk/chain
@@ -74,7 +76,12 @@ class VmSpec:
 
 
 def spec(
-    record: Record, machine: MachineSpec, *, forwards: tuple[Forward, ...] = (), mounts: tuple[Mount, ...] = ()
+    record: Record,
+    machine: MachineSpec,
+    *,
+    forwards: tuple[Forward, ...] = (),
+    mounts: tuple[Mount, ...] = (),
+    disks: tuple[Attached, ...] = (),
 ) -> VmSpec:
     """The machine of `record`, with what the Devboxfile may change from one start to the next."""
     return VmSpec(
@@ -91,6 +98,7 @@ def spec(
         network=machine.network,
         forwards=forwards,
         mounts=mounts,
+        disks=disks,
     )
 
 
@@ -223,6 +231,11 @@ def disk_node(path: Path, name: str, *, system: str) -> dict[str, Any]:
 
 def _disks(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
     disk = disk_node(vm.disk or vm.dir.disk, "disk", system=facts.system)
+    data: list[str] = []
+    for number, one in enumerate(vm.disks):
+        node = f"data{number}"
+        data += ["-blockdev", json.dumps(disk_node(one.path, node, system=facts.system))]
+        data += ["-device", _json(driver="virtio-blk-pci", id=f"vd-{one.name}", drive=node, serial=one.serial)]
     seed = {
         "driver": "raw",
         "node-name": "seed",
@@ -239,6 +252,7 @@ def _disks(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
         *("-blockdev", json.dumps(disk)),
         *("-device", _json(driver="virtio-blk-pci", id="vda", drive="disk", serial="devbox-disk", bootindex=first)),
         *(seeded if vm.seed else ()),
+        *data,
     )
 
 

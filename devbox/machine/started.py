@@ -1,5 +1,5 @@
-"""What a machine was last started with, kept beside its disk: for `status` and `ports`, and to tell what a restart
-would change. Derived: every start writes it anew, and nothing decides liveness by it.
+"""What a machine was last started with, kept beside its disk: for `status` and `ports`, and to tell what an edit of the
+Devboxfile changes. Derived: every start writes it anew, a live change corrects it, and nothing decides liveness by it.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from devbox import fs
 from devbox.config.choices import FolderType
+from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.share.folders import Mount
 from devbox.share.ports import Forward
@@ -18,39 +19,81 @@ if TYPE_CHECKING:
     from devbox.machine.argv import VmSpec
 
 _RESTART = ("cpus", "memory", "network", "forwards", "mounts")
+_KEPT = (*_RESTART, "disks")
 _NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram")
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """What is not known is None: the machine has not been started yet, or by a devbox that did not keep it."""
+
     forwards: tuple[Forward, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    disks: tuple[Attached, ...] | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    network: str | None = None
+    known: bool = False  # whether there was a start at all
+    seconds: float | None = None  # from QEMU's start to the guest's answer, the last time
 
 
 def save(record: Record, vm: "VmSpec") -> None:
-    fs.write_atomic(record.dir.started, _text(vm).encode())
+    """Written before the start, so that no machine runs of which nothing is known."""
+    everything = whole(vm)
+    kept = {key: everything[key] for key in _KEPT}
+    _write(record, {**kept, "seconds": load(record).seconds, "whole": everything})
+
+
+def corrected(
+    record: Record,
+    *,
+    forwards: Sequence[Forward] | None = None,
+    mounts: Sequence[Mount] | None = None,
+    seconds: float | None = None,
+) -> None:
+    """What has changed in the machine while it runs. Nothing is written where that is known already."""
+    stored = _stored(record)
+    news = {"forwards": _plain(forwards), "mounts": _plain(mounts)}
+    news = {key: value for key, value in news.items() if value is not None}
+    after = {**stored, **news, **({} if seconds is None else {"seconds": round(seconds, 1)})}
+    if isinstance(stored.get("whole"), dict):
+        after["whole"] = {**stored["whole"], **news}
+    if stored and after != stored:
+        _write(record, after)
+
+
+def _plain(values: Sequence[Forward] | Sequence[Mount] | None) -> Any:
+    return None if values is None else json.loads(json.dumps([asdict(one) for one in values], default=str))
 
 
 def load(record: Record) -> Started:
-    """The folders and ports of the last start; none where there was no start, or the file cannot be read."""
+    """What the machine was last started with; nothing where there was no start, or the file cannot be read."""
     stored = _stored(record)
     try:
+        disks = stored.get("disks")
         return Started(
-            tuple(Forward(**entry) for entry in stored["forwards"]), tuple(_mount(entry) for entry in stored["mounts"])
+            tuple(Forward(**entry) for entry in stored["forwards"]),
+            tuple(_mount(entry) for entry in stored["mounts"]),
+            None if disks is None else tuple(Attached(**{**entry, "path": Path(entry["path"])}) for entry in disks),
+            stored.get("cpus"),
+            stored.get("memory"),
+            stored.get("network"),
+            known=True,
+            seconds=stored.get("seconds"),
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return Started()
 
 
 def named(record: Record, forwards: Sequence[Forward]) -> tuple[Forward, ...]:
     """Forwards as QEMU tells them, with the names that the Devboxfile gave them at the last start."""
-    names = {(known.protocol, known.guest): known.name for known in load(record).forwards}
-    return tuple(replace(one, name=names.get((one.protocol, one.guest), "")) for one in forwards)
+    names = {(known.protocol, known.bind, known.host): known.name for known in load(record).forwards}
+    return tuple(replace(one, name=names.get((one.protocol, one.bind, one.host), "")) for one in forwards)
 
 
 def differs(record: Record, vm: "VmSpec") -> tuple[str, ...]:
     """The keys of the Devboxfile that ask for something else than what runs; they take effect by a restart."""
-    stored, wanted = _stored(record), json.loads(_text(vm))
+    stored, wanted = _stored(record), whole(vm)
     names = {"forwards": "ports", "mounts": "folders"}
     return tuple(names.get(key, key) for key in _RESTART if stored and stored.get(key) != wanted[key])
 
@@ -61,9 +104,8 @@ def whole(vm: "VmSpec") -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name not in _NOT_CHOSEN}
 
 
-def _text(vm: "VmSpec") -> str:
-    everything = whole(vm)
-    return json.dumps({**{key: everything[key] for key in _RESTART}, "whole": everything}, indent=2)
+def _write(record: Record, kept: dict[str, Any]) -> None:
+    fs.write_atomic(record.dir.started, json.dumps(kept, indent=2).encode())
 
 
 def _stored(record: Record) -> dict[str, Any]:

@@ -45,8 +45,13 @@ def why_not(step: Step[Any], machine: MachineSpec) -> str:
     said = "\n".join((*_texts(step.options), *_texts(spec.condition), *_texts(spec.env), spec.cwd))
     if _PORTS in said:
         return "it asks for a port of this computer"
-    folder = next((each.guest for each in machine.folders if _touches(step, said, each.guest, machine)), None)
-    return f"it works with the synced folder {folder}" if folder else ""
+    for what, places in (
+        ("synced folder", [each.guest for each in machine.folders]),
+        ("data disk", [PurePosixPath(each.mount) for each in machine.disks if each.mount]),
+    ):
+        if place := next((each for each in places if _touches(step, said, each, machine)), None):
+            return f"it works with the {what} {place}"
+    return ""
 
 
 def _touches(step: Step[Any], said: str, folder: PurePosixPath, machine: MachineSpec) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from devbox.config.model import MachineSpec
 from devbox.provision import shell
 from devbox.provision.journal import Places
+from devbox.provision.report import Report
 from devbox.provision.script import Gates
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Context:
     secret_key: bytes = field(default=b"", repr=False)  # this machine's, for the digests of secrets
     at_gate: "Callable[[int, Guest, Callable[[], None]], None] | None" = None
     gates: Gates = Gates()
+    foreseen: Callable[[Report], None] | None = None  # hears, before anything is done, what there is to do
+    ended: Callable[[Report], None] | None = None  # hears how it went, however that was
 
     @property
     def names(self) -> dict[str, Any]:

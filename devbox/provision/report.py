@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from devbox import ui
 from devbox.config.model import StepSpec
@@ -35,6 +37,8 @@ class Outcome:
     reason: str = ""
     diff: str = ""
     acted: bool = False  # it was in a run, so it has been told already
+    digest: str = ""  # of what is asked for, secrets apart: to tell later, without the guest, whether that is another
+    last: float | None = None  # seconds that it took the last time
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Report:
     preview: bool = False
     seconds: float = 0.0  # from the first look to the last receipt
     followed: bool = False  # somebody else's run came first, and may have changed anything
+    facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # the stable ones, as the guest told
 
     def count(self, status: Status) -> int:
         return sum(outcome.status == status for outcome in self.outcomes)
@@ -128,10 +133,11 @@ def failure(step: Step[object], seen: Seen, desired: tuple[tuple[str, str], ...]
 def describe(change: Change) -> str:
     """One field: old and new; content by the beginning of its digest."""
     name = "content" if change.field == "sha256" else change.field
-    return f"{name}: {_shown(change.old)} → {_shown(change.new)}"
+    return f"{name}: {shown(change.old)} → {shown(change.new)}"
 
 
-def _shown(value: str | None) -> str:
+def shown(value: str | None) -> str:
+    """A value of a state for people: a digest by its beginning."""
     if value is None:
         return "absent"
     return f"sha256 {value[:8]}…" if _DIGEST.fullmatch(value) else value

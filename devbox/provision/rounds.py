@@ -49,6 +49,7 @@ class Rounds:
         self._settled: dict[int, Outcome] = {}
         self._started = time.monotonic()
         self._followed = 0  # runs of somebody else's
+        self._first: wire.Answer | None = None  # what the guest said before anything was done
 
     def close(self) -> None:
         if self._guest is not self._given:
@@ -60,8 +61,12 @@ class Rounds:
             answer = self._look()
             known = facts.from_lines(answer.stable, self._context.names)
             decisions = _decide(self._left, answer, known, self._options, self._keys)
+            if self._first is None:
+                self._first = answer
+                if self._context.foreseen:
+                    self._context.foreseen(self._preview(decisions))
             if self._options.check:
-                return self._preview(decisions)
+                return self._shown_preview(decisions)
             self._round(decisions, known)
         return self._told()
 
@@ -213,7 +218,28 @@ class Rounds:
                 wire.attach(self._guest, other, user=user, on_data=progress.feed)
 
     def _preview(self, decisions: Sequence[Decision]) -> Report:
-        made = Report(tuple(map(report.of_decision, decisions)), preview=True, seconds=time.monotonic() - self._started)
+        return self._report({one.index: report.of_decision(one) for one in decisions}, preview=True)
+
+    def _report(self, outcomes: Mapping[int, Outcome], *, preview: bool = False) -> Report:
+        """In the order of the steps; for whoever listens, with what each was asked to be and took the last time."""
+        stable = self._first.stable if self._first else {}
+        listed = {index: outcomes[index] for index in sorted(outcomes)}
+        if self._context.foreseen or self._context.ended:
+            known = facts.from_lines(stable, self._context.names)
+            listed = {index: self._in_full(index, one, known) for index, one in listed.items()}
+        spent, followed = time.monotonic() - self._started, bool(self._followed)
+        return Report(tuple(listed.values()), preview=preview, seconds=spent, followed=followed, facts=stable)
+
+    def _in_full(self, index: int, outcome: Outcome, known: Facts) -> Outcome:
+        step = self._steps[index]
+        receipt = self._first.journal.receipts.get(step.key) if self._first else None
+        last = outcome.seconds if outcome.status is Status.CHANGED else receipt.ms / 1000 if receipt else None
+        return replace(outcome, digest=replace(step, seals={}).digest(known), last=last)
+
+    def _shown_preview(self, decisions: Sequence[Decision]) -> Report:
+        made = self._preview(decisions)
+        if self._context.foreseen:
+            return made
         if self._options.events:
             listener = Events()
             for outcome in made.outcomes:
@@ -225,8 +251,9 @@ class Rounds:
         return made
 
     def _told(self) -> Report:
-        outcomes_in_order = tuple(self._settled[index] for index in sorted(self._settled))
-        made = Report(outcomes_in_order, seconds=time.monotonic() - self._started, followed=bool(self._followed))
+        made = self._report(self._settled)
+        if self._context.ended:
+            self._context.ended(made)
         if self._options.events:
             events.ended(made)
             return made

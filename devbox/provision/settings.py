@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
 
 from devbox.config.model import MachineSpec, StepSpec
+from devbox.disk.data import Attached
 from devbox.errors import DevboxError, ExitCode
 from devbox.provision.kinds.settings import Settings
 
@@ -72,6 +73,19 @@ def machine_steps(machine: MachineSpec, environ: Mapping[str, str]) -> tuple[Ste
 def _ended(certificate: bytes) -> bytes:
     """With a line's end: certificates are joined to one text for their digest, in the guest too."""
     return certificate if certificate.endswith(b"\n") else certificate + b"\n"
+
+
+def disk_step(disk: Attached, mount: PurePosixPath, owner: str) -> StepSpec:
+    """The step that makes a data disk's file system, if it is blank, and mounts it."""
+    options = {
+        "name": disk.name,
+        "serial": disk.serial,
+        "uuid": disk.uuid,
+        "size": disk.size,
+        "path": str(mount),
+        "owner": owner,
+    }
+    return StepSpec(f"disk {disk.name}", "disk", options, position="Devboxfile")
 
 
 def mount_step(tag: str, type: str, guest: PurePosixPath, *, readonly: bool) -> StepSpec:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +38,13 @@ def plan(
     machine_id: str,
     is_free: Callable[[str, int, str], bool],
     holder: Callable[[int, str], str] | None = None,
+    *,
+    kept: Sequence[Forward] = (),
 ) -> tuple[Forward, ...]:
     """One forward a port, in order. An open host port is the same at every start, unless somebody took it.
 
-    `is_free(bind, port, protocol)` tells whether a port can be bound, `holder(port, protocol)` who has it.
+    `is_free(bind, port, protocol)` tells whether a port can be bound, `holder(port, protocol)` who has it; `kept` are
+    the forwards that there are, whose numbers an open host port keeps.
     Raises `port.taken`, naming all that are, and `port.none-free`.
     """
     fixed = {(port.protocol, port.host) for port in ports if port.host is not None}
@@ -52,7 +55,8 @@ def plan(
     for port in ports:
         host = port.host
         if host is None:
-            candidates = (n for n in _candidates(machine_id, port) if (port.protocol, n) not in used)
+            same = [one.host for one in kept if _likewise(one, port)]
+            candidates = (n for n in chain(same, _candidates(machine_id, port)) if (port.protocol, n) not in used)
             host = next((n for n in candidates if is_free(port.bind, n, port.protocol)), None)
             if host is None:
                 raise DevboxError("port.none-free", f"No port from {FIRST} to {LAST} is free for {port.guest}.")
@@ -92,6 +96,10 @@ def who_holds(port: int, protocol: str) -> str:
     inodes = {f"socket:[{inode}]" for inode in _bound(port, protocol)}
     holders = [_name(process) for process in _processes() if inodes and _open_files(process) & inodes]
     return ", ".join(holders)
+
+
+def _likewise(one: Forward, port: "Port") -> bool:
+    return (one.protocol, one.bind, one.guest) == (port.protocol, port.bind, port.guest)
 
 
 def _candidates(machine_id: str, port: "Port") -> Iterator[int]:

@@ -58,7 +58,7 @@ class Machine:
         monkeypatch.setattr(journal, "Places", lambda: places)
         run = lambda remote, **_: ["/usr/bin/env", f"PATH={self.bin}", f"{self.bin}/sh", "-c", remote]  # noqa: E731
         monkeypatch.setattr(session, "current", lambda: SimpleNamespace(argv=run))
-        monkeypatch.setattr(started, "load", lambda _: SimpleNamespace(mounts=()))
+        monkeypatch.setattr(started, "load", lambda _: SimpleNamespace(mounts=(), disks=()))
 
     def sudo(self, text: str) -> None:
         (self.bin / "sudo").write_text(f"#!{shutil.which('dash')}\n{text}\n")

@@ -20,7 +20,7 @@ from devbox.provision.wire import Answer, Probed
 
 ROOT = Path(__file__).parents[3]
 CASES = sorted((ROOT / "tests/cases").glob("*/*.json"))
-INTERNAL = {"mount", "settings"}
+INTERNAL = {"disk", "mount", "settings"}
 NAMES = {
     "name": "demo",
     "hostname": "box",
