@@ -86,5 +86,6 @@ def test_kept_facts_that_cannot_be_read_are_asked_anew(bin_dir: Path) -> None:
     stored = json.loads(kept.read_text())
     for text in ("{", json.dumps({**stored, "facts": {"version": [1]}}), json.dumps({**stored, "key": []})):
         kept.write_text(text)
-        assert host.probe(Arch.X86_64, accel="tcg") == first
+        again = host.probe(Arch.X86_64, accel="tcg")
+        assert replace(again, slowdown=first.slowdown) == first  # how slow it is, is measured each time
     assert boots(bin_dir) == 4
