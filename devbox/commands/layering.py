@@ -94,9 +94,9 @@ def _fitting(project: Project, record: Record) -> tuple[Layer, tuple[Blob, ...],
 
 def _planned(project: Project, record: Record) -> Context:
     """What templates see of a machine that does not run yet."""
-    named = [port for port in project.machine.ports if port.name]
-    forwards = ports.plan(tuple(named), record.id, ports.free) if named else ()
-    taken = {forward.name: forward.host for forward in forwards}
+    declared = project.machine.ports
+    forwards = ports.plan(declared, record.id, ports.free) if any(port.name for port in declared) else ()
+    taken = {forward.name: forward.host for forward in forwards if forward.name}
     return Context(project.root, project.name, project.machine, record.user, ports=taken)
 
 
