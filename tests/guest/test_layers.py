@@ -86,7 +86,7 @@ def found_layers(env: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def blob(env: dict[str, str], layer: dict[str, Any]) -> bytes:
-    return (Path(env["DEVBOX_CACHE_DIR"]) / "blobs/sha256" / layer["sha256"]).read_bytes()
+    return (Path(env["DEVBOX_CACHE_DIR"]) / "blobs/sha256" / str(layer["sha256"])).read_bytes()
 
 
 def verified(made: Checkout) -> bool:
