@@ -109,6 +109,9 @@ def test_the_next_machine_begins_where_the_first_ones_layer_ends(person: dict[st
     assert b"hello" in held, "this way of looking finds what is there"
     assert [planted for planted in (SECRET, PRIVATE, OURS) if planted.encode() in held] == []
     assert b"/workspace" not in held, "no folder, and no mount of one"
+    for memory in Path(person["DEVBOX_CACHE_DIR"]).glob("templates/*/ram"):
+        kept = memory.read_bytes()
+        assert [planted for planted in (SECRET, PRIVATE, OURS) if planted.encode() in kept] == []
 
     two = checkout("two", person)
     second = up(two)
