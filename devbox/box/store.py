@@ -121,6 +121,17 @@ def came_as(key: str) -> File | None:
     return None
 
 
+def leads_to(key: str) -> str:
+    """The sha256 that this key stands for, whether or not its blob is here; "" for none."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((paths.cache_dir() / "index" / f"{key}.json").read_bytes())["sha256"])
+    return ""
+
+
+def forget(key: str) -> None:
+    (paths.cache_dir() / "index" / f"{key}.json").unlink(missing_ok=True)
+
+
 def have(sha256: str) -> Blob | None:
     """The blob, if it is here and is what its name says. A damaged one is set aside, with a warning."""
     path = blob_path(sha256)

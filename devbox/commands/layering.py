@@ -27,6 +27,7 @@ from devbox.machine.lifecycle import Observation
 from devbox.machine.qmp import Qmp
 from devbox.provision import apply, bind, cacheable, facts, image_facts, settings
 from devbox.provision.apply import Context, Options
+from devbox.provision.script import Gates
 from devbox.share import ports
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def _fitting(project: Project, record: Record) -> tuple[Layer, tuple[Blob, ...],
 
 def _planned(project: Project, record: Record) -> Context:
     """What templates see of a machine that does not run yet."""
-    named = [port for port in project.machine.ports if port.name]
-    forwards = ports.plan(tuple(named), record.id, ports.free) if named else ()
-    taken = {forward.name: forward.host for forward in forwards}
+    declared = project.machine.ports
+    forwards = ports.plan(declared, record.id, ports.free) if any(port.name for port in declared) else ()
+    taken = {forward.name: forward.host for forward in forwards if forward.name}
     return Context(project.root, project.name, project.machine, record.user, ports=taken)
 
 
@@ -147,7 +148,9 @@ def make(
     kept = _Keeper(record, found, start.layer, context)
     if start.layer is None or start.layer.chain != found.keys[-1]:
         try:
-            apply.provision(guest, found.specs, replace(context, at_gate=kept.at_gate), Options())
+            apply.provision(
+                guest, found.specs, replace(context, at_gate=kept.at_gate, gates=_gates(slowdown)), Options()
+            )
         except DevboxError as failed:
             if failed.id != "provision.failed":
                 raise
@@ -156,6 +159,10 @@ def make(
         with at_last() as while_stopped:
             kept.keep(len(found.keys), guest, while_stopped=while_stopped)
     return kept.sha256
+
+
+def _gates(slowdown: float) -> Gates:
+    return Gates(patience=Gates().patience * max(1.0, slowdown))
 
 
 class _Keeper:
@@ -222,9 +229,11 @@ class _Keeper:
         go_on: Callable[[], None],
         while_stopped: Callable[[Qmp], None] | None,
     ) -> str:
-        still = (lambda: while_stopped(qmp)) if while_stopped else None
-        with quiesce.quiet(guest, self._context.run_user, slowdown=self._context.slowdown):
-            frozen = cut.freeze(self._record, qmp, while_stopped=still)
+        saving = (lambda: while_stopped(qmp)) if while_stopped else None
+        user, slowdown = self._context.run_user, self._context.slowdown
+        with quiesce.quiet(guest, user, still=saving is None, slowdown=slowdown):
+            self.sha256 = ""  # Until it is in the store nothing may be kept with it, least of all a memory.
+            frozen = cut.freeze(self._record, qmp, while_stopped=saving)
         go_on()  # Nobody writes to the frozen file any more: the guest need not wait for its digest.
         sha256 = fs.sha256_file(frozen)
         cut.settle(self._record, qmp, frozen, sha256)

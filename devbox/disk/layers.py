@@ -199,8 +199,62 @@ def _keys(folder: Path) -> tuple[Path, ...]:
     return files if {"id_ed25519", "host_ed25519"} <= {path.name for path in files} else ()
 
 
-def all_layers() -> Iterator[Layer]:
-    """Every layer whose bytes are here, whether or not anything leads to it."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A layer that is here, as `devbox layers` and `devbox gc` see it. `size` is bytes on the disk, `depth` counts the
+    layers from the image up to this one; `reachable`: its chain still leads to it, and not to one that replaced it.
+    """
+
+    layer: Layer
+    size: int
+    depth: int
+    reachable: bool
+    asked: float  # seconds since 1970, when it was last found
+    children: tuple[str, ...]  # sha256 of the layers that stand on it
+
+
+def entries() -> tuple[Entry, ...]:
+    """Every layer of the store, the oldest first. Nothing is hashed."""
+    found = {layer.sha256: layer for layer in _layers()}
+    made = []
+    for layer in found.values():
+        children = tuple(one.sha256 for one in found.values() if one.parent == layer.sha256)
+        made.append(
+            Entry(
+                layer,
+                layer.blob.stat().st_blocks * 512,
+                _depth(layer, found),
+                store.leads_to(index_key(layer.chain)) == layer.sha256,
+                _asked(layer),
+                children,
+            )
+        )
+    return tuple(sorted(made, key=lambda one: (one.layer.created, one.depth)))
+
+
+def remove(entry: Entry) -> bool:
+    """Remove the layer and its keys; False where it has just been asked for, or another layer stands on it.
+
+    A machine that stands on it has its own hold, and goes on; whoever calls this spares it nevertheless.
+    """
+    layer = entry.layer
+    with store.blob_lock(layer.sha256):
+        if _asked(layer) != entry.asked or any(one.parent == layer.sha256 for one in _layers()):
+            return False
+        if store.leads_to(index_key(layer.chain)) == layer.sha256:
+            store.forget(index_key(layer.chain))
+        layer.blob.unlink(missing_ok=True)
+        store.record_path(layer.sha256).unlink(missing_ok=True)
+    shutil.rmtree(layer.folder, ignore_errors=True)
+    return True
+
+
+def held() -> frozenset[str]:
+    """The sha256 of every layer and of every image that one stands on: what `devbox box prune` must leave."""
+    return frozenset(sha256 for layer in _layers() for sha256 in (layer.sha256, layer.image))
+
+
+def _layers() -> Iterator[Layer]:
     try:
         names = sorted(os.listdir(paths.layers_dir()))  # noqa: PTH208 - names
     except FileNotFoundError:
@@ -209,3 +263,16 @@ def all_layers() -> Iterator[Layer]:
         found = read(name)
         if found and found.blob.exists():
             yield found
+
+
+def _depth(layer: Layer, among: Mapping[str, Layer]) -> int:
+    depth, below = 1, among.get(layer.parent)
+    while below and depth < _DEPTH_BOUND:
+        depth, below = depth + 1, among.get(below.parent)
+    return depth
+
+
+def _asked(layer: Layer) -> float:
+    with suppress(OSError):
+        return store.record_path(layer.sha256).stat().st_mtime
+    return 0.0

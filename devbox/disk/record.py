@@ -358,7 +358,7 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         return Path(value)
     if kind in (str, Arch, Firmware) and isinstance(value, str):
         return kind(value)
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise ValueError(f"`{name}` is missing or not of its kind")
 

@@ -1,5 +1,6 @@
 """Makes a running guest's disk worth freezing: everything written out, free blocks given back, and for a moment its
-file system still. The guest thaws by itself, whatever becomes of this computer; where it has no fsfreeze, `sync` it is.
+file system still. The guest thaws by itself, whatever becomes of this computer; where it has no fsfreeze, `sync` it is,
+and where its memory is kept, too: whoever goes on from that would find a file system that stands still.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ sync
 ! have fstrim || fstrim / 2>/dev/null || :
 folder=/run/devbox-quiet
 rm -rf $folder && mkdir -m 0700 $folder || exit 1
-have fsfreeze && have setsid || { sync; exit 0; }
+[ -n "$still" ] && have fsfreeze && have setsid || { sync; exit 0; }
 setsid sh -c "
   if fsfreeze -f / 2>/dev/null; then : >$folder/still; sleep $window; fsfreeze -u /; else : >$folder/moving; fi
 " </dev/null >/dev/null 2>&1 &
@@ -36,11 +37,11 @@ _THAW = "PATH=/usr/sbin:/sbin:/usr/bin:/bin; fsfreeze -u / 2>/dev/null; rm -rf /
 
 
 @contextmanager
-def quiet(guest: "Guest", user: str, *, slowdown: float = 1.0) -> Iterator[bool]:
-    """The moment for a cut; whether the file system stands still in it. Raises `guest.not-quiet`."""
+def quiet(guest: "Guest", user: str, *, still: bool = True, slowdown: float = 1.0) -> Iterator[bool]:
+    """The moment for a cut; whether the file system stands `still` in it. Raises `guest.not-quiet`."""
     become = "exec sh" if user == "root" else "exec sudo -n sh"
     stretch = max(slowdown, 1.0)
-    text = f"window={max(1, round(_WINDOW * min(stretch, 5.0)))}\n{_STILL}"
+    text = f"window={round(_WINDOW * min(stretch, 5.0))} still={'1' if still else ''}\n{_STILL}"
     done = guest.run(become, stdin=text.encode(), timeout=_TRIM * stretch)
     if done.status != 0:
         raise DevboxError(
@@ -51,4 +52,5 @@ def quiet(guest: "Guest", user: str, *, slowdown: float = 1.0) -> Iterator[bool]
     try:
         yield b"still" in done.stdout
     finally:
-        guest.run(become, stdin=_THAW.encode(), timeout=_TRIM * stretch)
+        if still:
+            guest.run(become, stdin=_THAW.encode(), timeout=_TRIM * stretch)

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -308,3 +309,15 @@ def test_a_full_disk_does_not_hide_a_moved_machine(
     found = records.find(tmp_path / "new")
     assert found is not None
     assert found.id == made.id
+
+
+def test_a_record_from_before_a_field_was_kept_is_whole(tmp_path: Path) -> None:
+    made, _ = machines.record(tmp_path)
+    raw = json.loads(made.dir.record.read_text())
+    for field in fields(made):
+        if field.default is not MISSING and field.name != "schema":
+            del raw[field.name]
+    made.dir.record.write_text(json.dumps(raw))
+    (read,) = records.all_records()
+    assert isinstance(read, Record)
+    assert (read.id, read.layer, read.groups) == (made.id, "", ())
