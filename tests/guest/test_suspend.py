@@ -140,17 +140,14 @@ def test_up_goes_on_too_and_a_port_that_was_taken_moves(one: Checkout) -> None:
 
 def test_a_folder_in_use_keeps_it_running(one: Checkout) -> None:
     before = count(one)
-    with one.start("ssh", "--home", "-c", "cd /shared && exec sleep 1000") as user:
-        while "sleep" not in guest(one, "ps -o comm,args | grep '[s]leep 1000' || :"):
-            assert user.poll() is None
-        refused = one.devbox("suspend")
-        assert refused.returncode == 1
-        assert "/shared is in use by: " in refused.stderr
-        assert "sleep (" in refused.stderr
-        assert "machine.folder-busy" not in refused.stderr
-        is_whole(one, before)
-        assert one.devbox("suspend", "--force").returncode == 0
-        user.kill()
+    begin(one, "cd /shared && exec sleep 1000")
+    wait_until(lambda: "/shared" in guest(one, "ls -l /proc/[0-9]*/cwd 2>/dev/null || :"))
+    refused = one.devbox("suspend")
+    assert refused.returncode == 1
+    assert "/shared is in use by: " in refused.stderr
+    assert "sleep (" in refused.stderr
+    is_whole(one, before)
+    assert one.devbox("suspend", "--force").returncode == 0
     assert one.devbox("resume").returncode == 0
     is_whole(one, before)
 
