@@ -130,7 +130,7 @@ def test_it_is_the_machine_that_the_plain_profile_makes(fast: Checkout, tmp_path
     plain = Checkout(tmp_path, person)
     plain.write(DEVBOXFILE.replace("NAME", "plain") + "boot: firmware\n")
     try:
-        assert plain.devbox("up").returncode == 0
+        assert plain.devbox("up", "--no-layers").returncode == 0
         assert (folder(plain) / "seed.iso").exists()
         assert "BOOT_IMAGE=" in guest(plain, "cat /proc/cmdline")
         assert "status: done" in guest(plain, "cloud-init status --wait")
@@ -147,7 +147,7 @@ def test_debian_13_by_uefi(tmp_path: Path, person: dict[str, str]) -> None:
     text = DEVBOXFILE.replace("NAME", "thirteen").replace("debian-12", "debian-13")
     checkout.write(f"{text}firmware: uefi\nprovision:\n  - reboot: {{}}\n")
     try:
-        assert checkout.devbox("up").returncode == 0
+        assert checkout.devbox("up", "--no-layers").returncode == 0
         assert (folder(checkout) / "adopted").exists()
         assert "ip=dhcp" not in guest(checkout, "cat /proc/cmdline; test -d /sys/firmware/efi")
         assert "status: disabled" in guest(checkout, "cloud-init status || :")
