@@ -1,10 +1,13 @@
 """The local guest, once for each shell that the engine must run under."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.unit.provision.fake import SHELLS, FakeGuest
+from devbox.config.model import StepSpec
+from devbox.provision.apply import Options, Report, provision
+from tests.unit.provision.fake import SHELLS, FakeGuest, Go
 
 
 @pytest.fixture(params=SHELLS)
@@ -16,3 +19,13 @@ def guest(request: pytest.FixtureRequest, tmp_path: Path) -> FakeGuest:
 def project(tmp_path: Path) -> Path:
     (tmp_path / "project").mkdir()
     return tmp_path / "project"
+
+
+@pytest.fixture
+def go(guest: FakeGuest, project: Path) -> Go:
+    """Provisions with these steps; keywords are the options."""
+
+    def provision_with(*steps: StepSpec, **options: Any) -> Report:
+        return provision(guest, steps, guest.context(project), Options(**options))
+
+    return provision_with

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,19 +15,7 @@ from devbox.provision import journal
 from devbox.provision.apply import Options, Report, provision
 from devbox.provision.bind import bind
 from devbox.provision.plan import Status
-from tests.unit.provision.fake import FakeGuest, step
-
-Go = Callable[..., Report]
-
-
-@pytest.fixture
-def go(guest: FakeGuest, project: Path) -> Go:
-    """Provisions with these steps; keywords are the options."""
-
-    def provision_with(*steps: StepSpec, **options: Any) -> Report:
-        return provision(guest, steps, guest.context(project), Options(**options))
-
-    return provision_with
+from tests.unit.provision.fake import FakeGuest, Go, step
 
 
 def statuses(report: Report) -> list[str]:
@@ -381,9 +368,8 @@ def test_environment_and_folder(guest: FakeGuest, project: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another account")
-def test_a_step_as_another_account(guest: FakeGuest, go: Go, tmp_path: Path) -> None:
-    for folder in (*tmp_path.parents[:3], tmp_path, guest.root):
-        folder.chmod(0o755)  # pytest's own folders are closed to others
+def test_a_step_as_another_account(guest: FakeGuest, go: Go) -> None:
+    guest.let_others_in()
     out = guest.path("out")
     out.mkdir(mode=0o777)
     out.chmod(0o777)

@@ -17,10 +17,8 @@ from devbox.provision import bind, journal
 from devbox.provision.apply import Options, Report, provision
 from devbox.provision.kinds import run
 from devbox.provision.step import Action, HostResult, HostSide, Kind
-from tests.unit.provision.fake import FakeGuest, step
-from tests.unit.provision.test_apply import Go, go, statuses
-
-__all__ = ["go"]  # the fixture
+from tests.unit.provision.fake import FakeGuest, Go, step
+from tests.unit.provision.test_apply import statuses
 
 HEAD = "version: 1\nbox: debian-12\nprovision:\n"
 

@@ -2,29 +2,17 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import pytest
 
 from devbox.config.model import StepSpec
 from devbox.errors import DevboxError
 from devbox.provision import shell
-from devbox.provision.apply import Options, Report, provision
-from tests.unit.provision.fake import FakeGuest, step
+from tests.unit.provision.fake import FakeGuest, Go, step
 from tests.unit.provision.test_apply import _lives, statuses, until
-
-Go = Callable[..., Report]
-
-
-@pytest.fixture
-def go(guest: FakeGuest, project: Path) -> Go:
-    def provision_with(*steps: StepSpec, **options: Any) -> Report:
-        return provision(guest, steps, guest.context(project), Options(**options))
-
-    return provision_with
 
 
 @pytest.fixture

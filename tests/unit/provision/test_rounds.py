@@ -1,7 +1,6 @@
 """Runs in several rounds: steps that this computer carries out, steps of each boot, steps that changed nothing."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +15,8 @@ from devbox.provision import bind
 from devbox.provision.apply import Options, Report, provision
 from devbox.provision.kinds import run
 from devbox.provision.step import HostResult, HostSide
-from tests.unit.provision.fake import FakeGuest, step
+from tests.unit.provision.fake import FakeGuest, Go, step
 from tests.unit.provision.test_apply import statuses
-
-Go = Callable[..., Report]
 
 
 class Here:

@@ -30,9 +30,8 @@ from devbox.provision.journal import Places
 from devbox.provision.kinds import run
 from devbox.provision.secrets import resolve, revealed
 from devbox.provision.step import HostResult, HostSide
-from tests.unit.provision.fake import FakeGuest, step
+from tests.unit.provision.fake import FakeGuest, Go, step
 
-Go = Callable[..., Report]
 VALUE = 'it\'s "50%" $HOME\\ é\n  second line of it'
 
 

@@ -355,8 +355,7 @@ def test_wait_sees_the_environment_and_the_folder_of_its_step(guest: FakeGuest) 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another account")
 def test_wait_for_a_command_as_another_account(guest: FakeGuest, tmp_path: Path) -> None:
-    for folder in (*tmp_path.parents[:3], tmp_path, guest.root):
-        folder.chmod(0o755)
+    guest.let_others_in()
     guest.root.chmod(0o777)
     text = f"test $(id -un) = nobody || exit 7; {at_try(3, guest)}true"
     assert told(go(guest, step("wait", {"run": text, "interval": 0.1}, user="nobody"))) == ["same"]
