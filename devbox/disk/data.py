@@ -34,6 +34,7 @@ class Attached:
     size: int
     path: Path
     uuid: str
+    blank: bool = False  # it held nothing at all when the machine was started
 
     @property
     def serial(self) -> str:
@@ -162,7 +163,18 @@ def _ready(one: Data, record: Record, disk: "Disk") -> Attached:
     )
     if now != one:
         _write(one.folder, now)
-    return Attached(now.name, now.size, now.disk, now.uuid)
+    return Attached(now.name, now.size, now.disk, now.uuid, _is_blank(now.disk))
+
+
+def _is_blank(disk: Path) -> bool:
+    """Whether nothing was ever written to it: of a guest's own look, a part may be older than the disk (its memory may
+    come from a template), so only such a disk is ever formatted.
+    """
+    done = proc.run([proc.find_tool("qemu-img"), "map", "--output=json", "-f", "qcow2", disk], timeout=120)
+    try:
+        return done.status == 0 and not any(part["data"] for part in json.loads(done.text))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _create(record: Record, disk: "Disk") -> Data:

@@ -6,11 +6,13 @@ A memory fits only the hardware that it was saved from, so a machine goes on wit
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from devbox import fs
+from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import hardware
@@ -30,7 +32,7 @@ class Saved:
     accelerator: str
     processor: str  # of this computer, where the guest saw it; "" under emulation
     at: str
-    stamp: tuple[int, ...] = ()  # of the disk; () where it is being worked on by ourselves
+    stamp: tuple[int, ...] = ()  # of the disks; () where it is being worked on by ourselves
 
 
 def describe(qmp: Qmp, vm: VmSpec) -> Saved:
@@ -81,15 +83,21 @@ def obstacle(saved: Saved, facts: HostFacts, disk: Path) -> str:
         return f"the machine ran by {saved.accelerator}, and would now run by {facts.accelerator}"
     if saved.processor and saved.processor != processor():
         return f"it was saved on another processor ({saved.processor})"
-    if saved.stamp and saved.stamp != stamp(disk):
+    if saved.stamp and saved.stamp != stamp(disk, saved.vm.disks):
         return "the disk was changed since then"
     return ""
 
 
-def stamp(disk: Path) -> tuple[int, ...]:
-    """By which a change of the disk by somebody else shows."""
-    info = disk.stat()
-    return (info.st_size, info.st_mtime_ns)
+def stamp(disk: Path, data: Sequence[Attached] = ()) -> tuple[int, ...]:
+    """By which a change of the disk, or of a data disk, by somebody else shows."""
+    found: list[int] = []
+    for path in (disk, *(one.path for one in data)):
+        try:
+            info = path.stat()
+        except OSError:
+            return (-1,)  # a data disk that is gone; a memory is never saved with that
+        found += [info.st_size, info.st_mtime_ns]
+    return tuple(found)
 
 
 def processor() -> str:

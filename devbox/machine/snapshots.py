@@ -138,7 +138,10 @@ def put_back(record: Record, snapshot: Snapshot) -> Record:
     restored = records.resized(record, snapshot.disk_size)
     if snapshot.memory and memory_file(record, snapshot).exists():
         _link(memory_file(record, snapshot), record.dir.memory)
-        saved.write(record.dir.memory_hardware, replace(snapshot.memory, stamp=saved.stamp(record.dir.disk)))
+        saved.write(
+            record.dir.memory_hardware,
+            replace(snapshot.memory, stamp=saved.stamp(record.dir.disk, snapshot.memory.vm.disks)),
+        )
     fs.append_event(record.dir.log, event="restore", snapshot=snapshot.name)
     return restored
 
@@ -255,12 +258,12 @@ def _unstamped(record: Record) -> Iterator[None]:
         yield
         return
     needs = saved.read(record.dir.memory_hardware, record)
-    if needs.stamp and needs.stamp != saved.stamp(record.dir.disk):
+    if needs.stamp and needs.stamp != saved.stamp(record.dir.disk, needs.vm.disks):
         yield  # somebody else changed it, and that must still show
         return
     saved.write(record.dir.memory_hardware, replace(needs, stamp=()))
     yield
-    saved.write(record.dir.memory_hardware, replace(needs, stamp=saved.stamp(record.dir.disk)))
+    saved.write(record.dir.memory_hardware, replace(needs, stamp=saved.stamp(record.dir.disk, needs.vm.disks)))
 
 
 def _link(source: Path, target: Path) -> None:

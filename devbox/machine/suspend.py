@@ -28,7 +28,7 @@ def suspend(record: Record, vm: VmSpec) -> None:
         try:
             qmp.execute("stop")
             memory.save(qmp, record.dir.memory)
-            saved.write(record.dir.memory_hardware, replace(needs, stamp=saved.stamp(record.dir.disk)))
+            saved.write(record.dir.memory_hardware, replace(needs, stamp=saved.stamp(record.dir.disk, vm.disks)))
         except BaseException:
             dormant.forget(record.dir)
             with suppress(DevboxError):

@@ -32,6 +32,10 @@ def prefix(steps: Sequence[Step[Any]], machine: MachineSpec) -> tuple[int, str]:
 def why_not(step: Step[Any], machine: MachineSpec) -> str:
     """Why neither this step nor those after it may be part of a layer; "" where it may."""
     spec = step.spec
+    if (
+        machine.disks
+    ):  # A package need not name the folder that it fills, and the disk would then hide what it put there.
+        return "the machine has data disks, which are mounted only after a layer's steps"
     if not spec.layer:
         return "it says `layer: false`"
     if spec.when in _EACH_TIME:
@@ -45,13 +49,8 @@ def why_not(step: Step[Any], machine: MachineSpec) -> str:
     said = "\n".join((*_texts(step.options), *_texts(spec.condition), *_texts(spec.env), spec.cwd))
     if _PORTS in said:
         return "it asks for a port of this computer"
-    for what, places in (
-        ("synced folder", [each.guest for each in machine.folders]),
-        ("data disk", [PurePosixPath(each.mount) for each in machine.disks if each.mount]),
-    ):
-        if place := next((each for each in places if _touches(step, said, each, machine)), None):
-            return f"it works with the {what} {place}"
-    return ""
+    folder = next((each.guest for each in machine.folders if _touches(step, said, each.guest, machine)), None)
+    return f"it works with the synced folder {folder}" if folder else ""
 
 
 def _touches(step: Step[Any], said: str, folder: PurePosixPath, machine: MachineSpec) -> bool:

@@ -84,6 +84,7 @@ def disk_step(disk: Attached, mount: PurePosixPath, owner: str) -> StepSpec:
         "size": disk.size,
         "path": str(mount),
         "owner": owner,
+        "blank": disk.blank,
     }
     return StepSpec(f"disk {disk.name}", "disk", options, position="Devboxfile")
 

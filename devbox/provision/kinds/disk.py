@@ -22,6 +22,7 @@ class Disk:
     size: int
     path: str
     owner: str
+    blank: bool = False  # this computer says so: the guest's own look alone is not enough to format it
 
     @property
     def sectors(self) -> str:
@@ -48,6 +49,7 @@ class Disk:
             "escaped": self.escaped,
             "owner": self.owner,
             "fstab": self.fstab,
+            "blank": "1" if self.blank else "",
         }
         return "".join(f"{name}={quote(value)}\n" for name, value in pairs.items())
 
@@ -95,6 +97,8 @@ account "$owner" || fail "The account $owner does not exist."
 
 # What is on it. 2: nothing that is known. BusyBox's blkid takes no -p, fails, and so nothing is touched.
 have blkid || fail "The box has no blkid, so nothing can tell what the data disk $name holds: install util-linux."
+# The kernel may have looked at another disk in this place: one that was there when its memory was saved.
+grep -q "^$device " /proc/mounts || blockdev --flushbufs "$device"
 found=$(blkid -p -o export "$device") && status=0 || status=$?
 case $status in
   0) ;;
@@ -105,7 +109,7 @@ case "$nl$found$nl" in
   *"${nl}UUID=$uuid$nl"*) ;;
   "$nl$nl")
     filled=$(head -c 1048576 "$device" | tr -d '\\000' | wc -c)
-    [ "$filled" -eq 0 ] || fail "The data disk $name ($device) is not blank, so it is left alone."
+    [ "$filled" -eq 0 ] && [ -n "$blank" ] || fail "The data disk $name ($device) is not blank, so it is left alone."
     have mkfs.ext4 || fail "The box has no mkfs.ext4, which a data disk needs: install e2fsprogs."
     echo "Making a file system on the data disk $name ($device)"
     mkfs.ext4 -q -L "$name" -U "$uuid" -E "root_owner=$account_uid:$account_gid" "$device"

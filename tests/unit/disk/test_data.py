@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from devbox import paths
+from devbox import paths, proc
 from devbox.box import qcow2
 from devbox.config.model import Disk, Firmware
 from devbox.disk import data, trash
@@ -42,6 +42,15 @@ def test_it_is_made_once_and_found_again(record: Record) -> None:
     assert data.ensure(record, (DISK,)) == (made,)
     assert data.ensure(record, ()) == ()
     assert [one.name for one in data.of(record.project, "default")] == ["data"]
+
+
+def test_it_is_blank_until_something_is_written(record: Record) -> None:
+    (made,) = data.ensure(record, (DISK,))
+    assert made.blank
+    assert data.ensure(record, (replace(DISK, size=96 * MIB),))[0].blank, "grown, and still nothing on it"
+    words = ["-f", "qcow2", "-c", "write -P 7 90M 4k", str(made.path)]
+    assert proc.run([proc.find_tool("qemu-io"), *words], timeout=60).status == 0
+    assert not data.ensure(record, (replace(DISK, size=96 * MIB),))[0].blank
 
 
 def test_a_half_made_one_is_swept_and_never_found(record: Record) -> None:

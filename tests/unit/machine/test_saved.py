@@ -1,9 +1,11 @@
 """What a saved memory needs, and why it cannot be used: said in words, and decided without QEMU."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import dormant, lifecycle, saved, suspend
@@ -45,6 +47,21 @@ def test_why_not(record: Record, needs: Saved) -> None:
     assert why(stamp=()) == ""
     record.dir.disk.write_bytes(b"QFI\xfb, changed")
     assert why() == "the disk was changed since then"
+
+
+def test_a_data_disk_that_moved_on_spoils_the_memory(record: Record, needs: Saved, tmp_path: Path) -> None:
+    """As when the machine was destroyed, the next one worked with the disk, and the first was taken back."""
+    data = Attached("data", 1 << 30, tmp_path / "data.qcow2", "uuid")
+    data.path.write_bytes(b"as it was")
+    vm = replace(needs.vm, disks=(data,))
+    with_data = replace(needs, vm=vm, stamp=saved.stamp(record.dir.disk, vm.disks))
+    saved.write(record.dir.memory_hardware, with_data)
+    assert saved.read(record.dir.memory_hardware, record) == with_data
+    assert saved.obstacle(with_data, LINUX, record.dir.disk) == ""
+    data.path.write_bytes(b"as it is now")
+    assert saved.obstacle(with_data, LINUX, record.dir.disk) == "the disk was changed since then"
+    data.path.unlink()
+    assert saved.obstacle(with_data, LINUX, record.dir.disk) == "the disk was changed since then"
 
 
 def test_the_memory_counts_as_long_as_it_is_described(record: Record, needs: Saved) -> None:
