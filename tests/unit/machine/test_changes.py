@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from devbox.config.model import Arch, BoxRef, Disk, Firmware, FolderType, MachineSpec, Network, Secret, User
+from devbox.config.model import Arch, Boot, BoxRef, Disk, Firmware, FolderType, MachineSpec, Network, Secret, User
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.machine import changes
@@ -95,6 +95,8 @@ TABLE: Mapping[str, tuple[tuple[Wanted, tuple[Row, ...]], ...]] = {
         (edited(disks=(Disk("data", 2 * GIB, PurePosixPath("/data")),)), (("disks", RS, "data 1GiB", "data 2GiB"),)),
         (edited(disks=(Disk("data", GIB, PurePosixPath("/elsewhere")),)), ()),  # its step mounts it there
     ),
+    # How a new machine is set up: to one that is there it makes no difference.
+    "boot": ((edited(boot=Boot.FIRMWARE), ()),),
     "firmware": (
         (edited(firmware=Firmware.UEFI), (("firmware", RS, "bios", "uefi"),)),
         (edited(firmware=Firmware.BIOS), ()),

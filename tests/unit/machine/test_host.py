@@ -1,6 +1,7 @@
 """Host facts: a missing or old QEMU is one clear error, and the slow part is asked once per key."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
