@@ -1,18 +1,17 @@
 # Gives this guest the identity that the words before this text name, whatever it holds now. Root, any POSIX shell.
-# Everything is made aside first and synced, then renamed in an order in which a kill at any line leaves a guest that
-# one of the two identities can log in to: own login key in, host key, sshd told, and last the other login key out.
+# What decides who may log in is made aside and synced, then renamed in an order in which a kill at any line leaves a
+# guest that one of the two identities can log in to: own login key in, host key, sshd told, the other login key out.
+# A program costs an emulated guest 30 to 50 ms, and this is most of a warm start: so the shell does what it can itself.
 # What changes anything stands on a line of its own: the tests kill the shell before each.
-
+nl='
+'
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# aside FILE MODE <TEXT, then commit FILE. What is mounted over another file cannot be replaced, only written.
-aside() {
-  cat >"$1.devbox"
-  chmod "$2" "$1.devbox"
-}
-commit() {
-  [ ! -e "$1.devbox" ] || mv -f "$1.devbox" "$1" 2>/dev/null || cat "$1.devbox" >"$1"
-  rm -f "$1.devbox"
+# put FILE MASK TEXT: in place. Of what is lost when this is cut off, nothing is needed to do it again.
+put() {
+  umask "$2"
+  printf '%s\n' "$3" >"$1"
+  umask 077
 }
 
 # known FILE WORD: whether the word stands anywhere in the file.
@@ -23,34 +22,10 @@ known() {
   done <"$1"
   return 1
 }
-# kept FILE: its lines without the retired keys.
-kept() {
-  [ -f "$1" ] || return 0
-  while IFS= read -r line || [ -n "$line" ]; do
-    for key in $retired; do
-      case $line in *"$key"*) continue 2 ;; esac
-    done
-    printf '%s\n' "$line"
-  done <"$1"
-}
-holds_retired() {
-  for key in $retired; do
-    ! known "$1" "$key" || return 0
-  done
-  return 1
-}
 
-# authorized NAME FILE: aside, a list with the own key among the others, and one that has lost the retired.
-authorized() {
-  mkdir -p "${2%/*}"
-  { [ ! -f "$2" ] || cat "$2"; echo; known "$2" "$own_blob" || printf '%s\n' "$login_key"; } | sed '/^$/d' | aside "$2" 600
-  { kept "$2"; known "$2" "$own_blob" || printf '%s\n' "$login_key"; } | aside "$2.last" 600
-  owner=$(id -u "$1"):$(id -g "$1")
-  chown "$owner" "${2%/*}" "$2.devbox" "$2.last.devbox"
-}
-home_of() {
-  eval "home=~$1"
-  home=$root$home
+# These files and folders alone where sync can do that: what the steps have written may be a lot more.
+write_out() {
+  sync "$@" 2>/dev/null || sync
 }
 
 set_clock() {
@@ -61,44 +36,71 @@ set_clock() {
   fi
 }
 
-prepare_keys() {
-  home_of "$user"
-  list=$home/.ssh/authorized_keys
-  authorized "$user" "$list"
-  root_list=$root/root/.ssh/authorized_keys
-  [ "$user" != root ] || root_list=''
-  [ -z "$root_list" ] || holds_retired "$root_list" || root_list=''
-  [ -z "$root_list" ] || authorized root "$root_list"
-  printf '%s\n' "$host_key" | aside "$ssh/ssh_host_ed25519_key" 600
-  printf '%s\n' "$host_line" | aside "$ssh/ssh_host_ed25519_key.pub" 644
+# Sets home and owner.
+account() {
+  home='' owner=''
+  if [ -r "$root/etc/passwd" ]; then
+    while IFS=: read -r name secret uid gid comment home shell || [ -n "$name" ]; do
+      [ "$name" != "$1" ] || { owner=$uid:$gid; break; }
+    done <"$root/etc/passwd"
+  fi
+  if [ -z "$owner" ]; then  # of a directory service
+    owner=$(id -u "$1"):$(id -g "$1")
+    eval "home=~$1"
+  fi
+  home=$root$home
+}
+# authorized FILE: makes aside a list with the own key among the others, and one that has lost the retired.
+authorized() {
+  both='' last='' own=''
+  if [ -f "$1" ]; then
+    while IFS= read -r line || [ -n "$line" ]; do
+      gone=''
+      for key in $retired; do
+        case $line in *"$key"*) gone=1 ;; esac
+      done
+      case $line in *"$own_blob"*) own=1 ;; esac
+      both=$both$line$nl
+      [ -n "$gone" ] || last=$last$line$nl
+    done <"$1"
+  fi
+  [ -n "$own" ] || { both=$both$login_key$nl last=$last$login_key$nl; }
+  printf '%s' "$both" >"$1.devbox"
+  printf '%s' "$last" >"$1.last.devbox"
 }
 
-prepare_names() {
-  printf '%s\n' "$machine_id" | aside "$root/etc/machine-id" 444
-  dbus=$root/var/lib/dbus/machine-id
-  if [ -f "$dbus" ] && [ ! -L "$dbus" ]; then printf '%s\n' "$machine_id" | aside "$dbus" 444; fi
-  before=''
-  [ ! -r "$root/etc/hostname" ] || read -r before <"$root/etc/hostname" || :
-  [ -n "$hostname" ] || hostname=$before
-  [ -n "$hostname" ] || return 0
-  printf '%s\n' "$hostname" | aside "$root/etc/hostname" 644
-  hosts | aside "$root/etc/hosts" 644
+prepare_keys() {
+  account "$user"
+  list=$home/.ssh/authorized_keys root_list=''
+  [ -d "$home/.ssh" ] || mkdir -p "$home/.ssh"
+  authorized "$list"
+  chown "$owner" "$home/.ssh" "$list.devbox" "$list.last.devbox"
+  for key in $retired; do
+    if [ "$user" != root ] && known "$root/root/.ssh/authorized_keys" "$key"; then root_list=$root/root/.ssh/authorized_keys; fi
+  done
+  [ -z "$root_list" ] || authorized "$root_list"
+  printf '%s\n' "$host_key" >"$ssh/ssh_host_ed25519_key.devbox"
 }
+
 # The old name's own line becomes the new one's: sudo waits for a resolver when its own host has no address.
-hosts() {
-  found=''
+prepare_hosts() {
+  hosts='' found='' changed=''
   if [ -f "$root/etc/hosts" ]; then
     while IFS= read -r line || [ -n "$line" ]; do
       words_of "$line"
       case $words in
         ' #'*) ;;
         *" $hostname "*) found=1 ;;
-        ' 127.0.1.1 '*" $before "*) line="127.0.1.1 $hostname" found=1 ;;
+        ' 127.0.1.1 '*" $before "*) line="127.0.1.1 $hostname" found=1 changed=1 ;;
       esac
-      printf '%s\n' "$line"
+      hosts=$hosts$line$nl
     done <"$root/etc/hosts"
   fi
-  [ -n "$found" ] || printf '127.0.1.1 %s\n' "$hostname"
+  [ -n "$found" ] || hosts="${hosts}127.0.1.1 $hostname$nl" changed=1
+  [ -n "$changed" ] || return 0
+  umask 022
+  printf '%s' "$hosts" >"$root/etc/hosts.devbox"
+  umask 077
 }
 words_of() {
   set -f
@@ -108,74 +110,92 @@ words_of() {
 }
 
 # cloud-init goes by the id that its last boot had; what it did once for that one, it need not do again for this one.
-prepare_instance() {
-  cloud=$root/var/lib/cloud
-  old=$(readlink "$cloud/instance") || old=''
-  old=${old##*/}
-  [ -n "$old" ] && [ -d "$cloud/instances/$old" ] || { cloud=''; return 0; }
-  [ "$old" != "$instance" ] || return 0
-  rm -rf "$cloud/instances/$instance"
-  cp -a "$cloud/instances/$old" "$cloud/instances/$instance"
-}
-commit_instance() {
-  [ -n "$cloud" ] || return 0
-  ln -sfn "/var/lib/cloud/instances/$instance" "$cloud/instance"
-  for name in instance-id previous-instance-id; do
-    printf '%s\n' "$instance" | aside "$cloud/data/$name" 644
-    commit "$cloud/data/$name"
-  done
-  [ ! -e "$cloud/data/previous-hostname" ] || printf '%s\n' "$hostname" >"$cloud/data/previous-hostname"
-  [ ! -e "$root/run/cloud-init/.instance-id" ] || printf '%s\n' "$instance" >"$root/run/cloud-init/.instance-id"
-  for folder in "$cloud"/instances/*; do
-    [ "$folder" = "$cloud/instances/$instance" ] || rm -rf "$folder"
-  done
+take_instance() {
+  cloud=$root/var/lib/cloud old=''
+  [ ! -r "$cloud/data/instance-id" ] || read -r old <"$cloud/data/instance-id" || :
+  [ -n "$old" ] || { cloud=''; return 0; }
+  if [ "$old" != "$instance" ] && [ -d "$cloud/instances/$old" ]; then
+    [ ! -e "$cloud/instances/$instance" ] || rm -rf "$cloud/instances/$instance"
+    mv "$cloud/instances/$old" "$cloud/instances/$instance"
+  fi
+  [ -e "$root/var/lib/cloud/instance/." ] && [ "$old" = "$instance" ] || ln -sfn "/var/lib/cloud/instances/$instance" "$cloud/instance"
+  [ ! -e "$cloud/data/previous-hostname" ] || put "$cloud/data/previous-hostname" 022 "$hostname"
+  [ ! -e "$root/run/cloud-init/.instance-id" ] || put "$root/run/cloud-init/.instance-id" 022 "$instance"
+  put "$cloud/data/previous-instance-id" 022 "$instance"
+  put "$cloud/data/instance-id" 022 "$instance"
 }
 # Its copies of the seed hold the other host key. Its later stages read one of them, so they go when those are over.
 forget_seed() {
   [ -n "$cloud" ] || return 0
-  here=$cloud/instances/$instance run=$root/run/cloud-init
-  copies="user-data.txt user-data.txt.i cloud-config.txt obj.pkl"
-  rm -f "$here/user-data.txt" "$here/user-data.txt.i"
-  [ -d "$run" ] || { (cd "$here" && rm -f $copies); return 0; }
-  (
-    tries=0
-    while [ ! -e "$run/result.json" ] && [ "$tries" -lt 600 ]; do
-      tries=$((tries + 1))
-      sleep 1
-    done
-    cd "$here" && rm -f $copies "$run/instance-data-sensitive.json" "$run/combined-cloud-config.json"
-  ) >/dev/null 2>&1 &
+  cd "$cloud/instances/$instance"
+  if [ -e "$root/run/cloud-init/result.json" ] || [ ! -d "$root/run/cloud-init" ]; then
+    forget_copies
+  else
+    later >/dev/null 2>&1 &
+  fi
+  cd /
+}
+later() {
+  tries=0
+  while [ ! -e "$root/run/cloud-init/result.json" ] && [ "$tries" -lt 600 ]; do
+    tries=$((tries + 1))
+    sleep 1
+  done
+  forget_copies
+}
+forget_copies() {
+  set -- user-data.txt user-data.txt.i cloud-config.txt obj.pkl
+  for folder in "$cloud"/instances/*; do
+    [ "$folder" = "$cloud/instances/$instance" ] || set -- "$@" "$folder"
+  done
+  rm -rf "$@" "$root/run/cloud-init/instance-data-sensitive.json" "$root/run/cloud-init/combined-cloud-config.json"
 }
 
 stir() {
   printf "$random" >"$root/dev/urandom" || :
   for file in systemd/random-seed urandom/random-seed misc/random-seed random-seed seedrng/seed.credit seedrng/seed.no-credit; do
     if [ -e "$root/var/lib/$file" ]; then
-      printf "$random" | aside "$root/var/lib/$file" 600
-      commit "$root/var/lib/$file"
+      printf "$random" >"$root/var/lib/$file"
     fi
   done
-  # RNDRESEEDCRNG: now, and not within a minute.
-  perl -e 'ioctl STDIN, 0x5207, 0' <"$root/dev/urandom" >/dev/null 2>&1 || :
+  # RNDRESEEDCRNG: now, and not within a minute. Newer kernels have done so, since QEMU told them of the fork.
+  [ -d "$root/sys/bus/acpi/drivers/vmgenid" ] || [ -d "$root/sys/bus/platform/drivers/vmgenid" ] ||
+    perl -e 'ioctl STDIN, 0x5207, 0' <"$root/dev/urandom" >/dev/null 2>&1 || :
 }
 
 forget_leases() {
+  set --
   for file in "$root"/var/lib/dhcp/*.leases "$root"/var/lib/dhclient/*.lease* "$root"/var/lib/NetworkManager/*.lease \
     "$root"/var/lib/NetworkManager/secret_key "$root"/var/lib/dhcpcd/*.lease "$root"/var/lib/dhcpcd/duid \
     "$root"/var/lib/dhcpcd/secret "$root"/etc/dhcpcd.duid "$root"/var/lib/systemd/network/*; do
-    [ ! -f "$file" ] || rm -f "$file"
+    [ ! -f "$file" ] || set -- "$@" "$file"
   done
+  [ $# = 0 ] || rm -f "$@"
+}
+
+take_names() {
+  put "$root/etc/machine-id" 222 "$machine_id"
+  dbus=$root/var/lib/dbus/machine-id
+  if [ -f "$dbus" ] && [ ! -L "$dbus" ]; then
+    put "$dbus" 222 "$machine_id"
+  fi
+  [ -n "$hostname" ] || return 0
+  # The hosts first: the name tells which of their lines is the old one's.
+  [ -z "$changed" ] || mv -f "$root/etc/hosts.devbox" "$root/etc/hosts"
+  put "$root/etc/hostname" 022 "$hostname"
 }
 
 take_host_key() {
-  # sshd wonders about a public key that is of another private one, and can do without it.
-  rm -f "$ssh/ssh_host_ed25519_key.pub"
-  commit "$ssh/ssh_host_ed25519_key"
-  commit "$ssh/ssh_host_ed25519_key.pub"
+  # sshd wonders about a public key that is of another private one, and can do without.
+  : >"$ssh/ssh_host_ed25519_key.pub"
+  mv -f "$ssh/ssh_host_ed25519_key.devbox" "$ssh/ssh_host_ed25519_key"
+  put "$ssh/ssh_host_ed25519_key.pub" 022 "$host_line"
+  set --
   for file in "$ssh"/ssh_host_*; do
-    case $file in *_ed25519_key | *_ed25519_key.pub) ;; *) rm -f "$file" ;; esac
+    case $file in *_ed25519_key | *_ed25519_key.pub | *'*') ;; *) set -- "$@" "$file" ;; esac
   done
-  ! have restorecon || restorecon -F "$ssh/ssh_host_ed25519_key" "$ssh/ssh_host_ed25519_key.pub" || :
+  [ $# = 0 ] || rm -f "$@"
+  [ ! -d "$root/sys/fs/selinux" ] || restorecon -F "$ssh/ssh_host_ed25519_key" "$ssh/ssh_host_ed25519_key.pub" || :
 }
 
 # The sshd that listens is the topmost one above this shell; it reads its keys again at SIGHUP, and drops no session.
@@ -184,14 +204,16 @@ tell_sshd() {
   while [ "$pid" -gt 1 ] && [ -r "$root/proc/$pid/status" ]; do
     name='' parent=0
     while read -r word value rest; do
-      case $word in Name:) name=$value ;; PPid:) parent=$value ;; esac
+      case $word in Name:) name=$value ;; PPid:) parent=$value; break ;; esac
     done <"$root/proc/$pid/status"
     case $name in sshd*) listener=$pid ;; esac
     pid=$parent
   done
   if [ -n "$listener" ] && known "$root/proc/$listener/cmdline" '[priv]'; then listener=''; fi
   if [ -z "$listener" ] && [ -r "$root/run/sshd.pid" ]; then read -r listener <"$root/run/sshd.pid" || :; fi
-  if [ -n "$listener" ]; then kill -HUP "$listener" && return 0; fi
+  if [ -n "$listener" ]; then
+    kill -HUP "$listener" && return 0
+  fi
   if [ -d "$root/run/systemd/system" ]; then
     systemctl reload sshd 2>/dev/null || systemctl reload ssh 2>/dev/null || :
   elif have rc-service; then
@@ -199,7 +221,7 @@ tell_sshd() {
   fi
 }
 tell_others() {
-  [ -n "$hostname" ] && printf '%s\n' "$hostname" >"$root/proc/sys/kernel/hostname" || :
+  [ -z "$hostname" ] || [ ! -e "$root/proc/sys/kernel/hostname" ] || printf '%s\n' "$hostname" >"$root/proc/sys/kernel/hostname"
   [ ! -d "$root/run/systemd/system" ] || systemctl --no-block try-restart systemd-journald rsyslog avahi-daemon >/dev/null 2>&1 || :
 }
 
@@ -207,26 +229,31 @@ main() {
   ssh=$root/etc/ssh
   own_blob=${login_key#* }
   own_blob=${own_blob%% *}
+  before='' changed=''
+  [ ! -r "$root/etc/hostname" ] || read -r before <"$root/etc/hostname" || :
+  [ -n "$hostname" ] || hostname=$before
   set_clock
   prepare_keys
-  prepare_names
-  prepare_instance
-  sync
-  commit "$list"
-  [ -z "$root_list" ] || commit "$root_list"
-  commit "$root/etc/machine-id"
-  commit "$root/var/lib/dbus/machine-id"
-  commit "$root/etc/hosts"  # before the name that tells which of its lines is the old one's
-  commit "$root/etc/hostname"
+  [ -z "$hostname" ] || prepare_hosts
+  set -- "$list.devbox" "$list.last.devbox" "$ssh/ssh_host_ed25519_key.devbox"
+  [ -z "$root_list" ] || set -- "$@" "$root_list.devbox" "$root_list.last.devbox"
+  [ -z "$changed" ] || set -- "$@" "$root/etc/hosts.devbox"
+  write_out "$@"
+  mv -f "$list.devbox" "$list"
+  [ -z "$root_list" ] || mv -f "$root_list.devbox" "$root_list"
+  take_names
   stir
   forget_leases
-  commit_instance
+  take_instance
   take_host_key
   tell_sshd
   tell_others
   forget_seed
-  sync
   [ -z "$root_list" ] || mv -f "$root_list.last.devbox" "$root_list"
   mv -f "$list.last.devbox" "$list"
-  sync
+  # Everything before the machine is called renewed: a power cut must not bring back what nobody has a key for any more.
+  set -- "$list" "${list%/*}" "$ssh/ssh_host_ed25519_key" "$ssh/ssh_host_ed25519_key.pub" "$ssh" "$root/etc/machine-id" "$root/etc"
+  [ ! -e "$root/etc/hostname" ] || set -- "$@" "$root/etc/hostname"
+  [ -z "$cloud" ] || set -- "$@" "$cloud/data/instance-id" "$cloud/data" "$cloud"
+  write_out "$@"
 }

@@ -114,7 +114,7 @@ def build(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
         *_direct(vm),
         *_disks(vm, facts),
         *_network(vm),
-        *("-device", _json(driver="virtio-rng-pci", id="rng0")),
+        *_randomness(vm),
         *_sockets(vm),
         *_folders(vm),
         *("-pidfile", os.fspath(vm.dir.pidfile)),
@@ -272,6 +272,14 @@ def _network(vm: VmSpec) -> tuple[str, ...]:
     # An empty ROM: the firmware shall not try to boot from the network.
     card = _json(driver="virtio-net-pci", id="nic0", netdev="net0", mac=vm.mac, romfile="")
     return ("-netdev", network, "-device", card)
+
+
+def _randomness(vm: VmSpec) -> tuple[str, ...]:
+    source = ("-device", _json(driver="virtio-rng-pci", id="rng0"))
+    if vm.arch is not Arch.X86_64:
+        return source
+    # Another number at each start: a kernel that goes on from a saved memory draws new random numbers then.
+    return (*source, "-device", _json(driver="vmgenid", id="generation", guid="auto"))
 
 
 def _sockets(vm: VmSpec) -> tuple[str, ...]:

@@ -17,9 +17,8 @@ from devbox.guest import renew
 from devbox.guest.renew import Renewal
 
 BORN, OWN, FRIEND = "ssh-ed25519 AAAAborn", "ssh-ed25519 AAAAown", "ssh-rsa AAAAfriend ann@home"
-USER = getpass.getuser()
 PLAN = Renewal(
-    user=USER,
+    user="dev",
     hostname="fork",
     login_key=OWN,
     host_key="-----OWN-----\nPRIVATE\n-----END-----\n",
@@ -30,7 +29,7 @@ PLAN = Renewal(
     retired=(BORN,),
 )
 STEP = re.compile(
-    r"^ *(cat >|chmod|mv|rm|cp|ln|printf|commit|sync|stir|forget_|take_|tell_|kill|mkdir|\[ .* (kill|printf))"
+    r"^ +(\[ .*\|\| )?(mv|rm|ln|put|printf|: >|sync|write_out|chown|mkdir|kill|(take|forget|tell)_|stir)\b"
 )
 
 
@@ -72,8 +71,7 @@ class Disk:
         self.path(name).write_text(text)
 
 
-HOME = Path(os.path.expanduser(f"~{USER}"))  # noqa: PTH111 - the account's, whatever the tests made of $HOME
-KEYS = str(HOME.relative_to("/") / ".ssh/authorized_keys")
+KEYS, ROOT_KEYS = "home/dev/.ssh/authorized_keys", "root/.ssh/authorized_keys"
 CLOUD = "var/lib/cloud"
 CLOCK = 1000000  # of the guest, in seconds
 
@@ -103,6 +101,9 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
     disk.write("var/lib/systemd/random-seed", "the parent's")
     disk.write("var/lib/dhcp/dhclient.leases", "a lease")
     disk.write("dev/urandom", "")
+    mine = f"{os.getuid()}:{os.getgid()}"
+    disk.write("etc/passwd", f"root:x:{mine}::/root:/bin/sh\ndev:x:{mine}:D:/home/dev:/bin/sh")
+    disk.write(ROOT_KEYS, f"{BORN}\n")
     disk.write(KEYS, f"{FRIEND}\n{BORN}\n# mine")
     disk.write(f"{CLOUD}/instances/born/sem/config_ssh", "done")
     disk.write(f"{CLOUD}/instances/born/user-data.txt", "BORN PRIVATE")
@@ -126,6 +127,7 @@ def sshd(disk: Disk, tmp_path: Path) -> Iterator[Path]:
 
 def assert_renewed(disk: Disk) -> None:
     assert disk.text(KEYS).splitlines() == [FRIEND, "# mine", OWN]
+    assert disk.text(ROOT_KEYS) == f"{OWN}\n"
     assert disk.path(KEYS).stat().st_mode & 0o777 == 0o600
     assert disk.text("etc/ssh/ssh_host_ed25519_key") == PLAN.host_key
     assert disk.path("etc/ssh/ssh_host_ed25519_key").stat().st_mode & 0o777 == 0o600
@@ -204,19 +206,26 @@ def test_the_clock_is_set_when_it_is_off(disk: Disk, now: int, is_set: bool) -> 
 
 
 def test_root_gets_the_own_key_only_where_it_had_the_other(disk: Disk) -> None:
-    if USER == "root":
-        pytest.skip("root is the login account here")
+    disk.write(ROOT_KEYS, f"{FRIEND}\n")
     disk.run()
-    assert not disk.path("root/.ssh").exists()
+    assert disk.text(ROOT_KEYS) == f"{FRIEND}\n"
+
+
+def test_root_as_the_login_account(disk: Disk) -> None:
+    disk.run(replace(PLAN, user="root"))
+    assert disk.text(ROOT_KEYS) == f"{OWN}\n"
 
 
 def test_a_guest_without_cloud_init_and_without_anything_of_its_own(disk: Disk) -> None:
-    for name in (CLOUD, "var", "run", KEYS):
+    for name in (CLOUD, "var", "run", "home", "root"):
         shutil.rmtree(disk.path(name), ignore_errors=True)
-    disk.path(KEYS).unlink()
+    disk.path("etc/passwd").unlink()  # a directory service
     disk.path("etc/hosts").unlink()
-    disk.run(replace(PLAN, hostname=""))
-    assert disk.text(KEYS) == f"{OWN}\n"
+    user = getpass.getuser()
+    disk.run(replace(PLAN, hostname="", user=user))
+    home = Path(os.path.expanduser(f"~{user}")).relative_to("/")  # noqa: PTH111 - the account's, and not $HOME
+    assert disk.text(f"{home}/.ssh/authorized_keys") == f"{OWN}\n"
+    assert disk.path(f"{home}/.ssh").stat().st_mode & 0o777 == 0o700
     assert disk.text("etc/hosts") == "127.0.1.1 parent\n"
 
 
