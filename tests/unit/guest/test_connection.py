@@ -25,7 +25,7 @@ def guest(server: Server) -> Iterator[FabricGuest]:
 
 def refusal(endpoint: Endpoint) -> str:
     with pytest.raises(DevboxError) as caught:
-        connection.connect(endpoint, 5)
+        connection.connect(endpoint, 30)
     return caught.value.id
 
 
