@@ -45,11 +45,12 @@ VERBS = {
     "undo": "Bring back the machine that was destroyed last.",
     "list": "List all your machines, of every project.",
     "box": "Manage the store of images.",
+    "layers": "Show what new machines can begin with, or free it.",
     "du": "Show what devbox holds on this computer's disk.",
     "gc": "Free what no machine uses, and say what stays and why.",
     "version": "Print the version.",
 }
-GROUPS = frozenset({"box", "snapshot"})
+GROUPS = frozenset({"box", "layers", "snapshot"})
 PASSES_THROUGH = frozenset({"run", "ssh"})
 STARTS_ANEW = frozenset({"verify", "test"})
 _BY_SIGNAL = frozenset({int(ExitCode.INTERRUPTED), 128 + signal.SIGTERM, 128 + signal.SIGHUP})

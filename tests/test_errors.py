@@ -10,7 +10,7 @@ AREAS = frozenset(
     re.findall(
         r"\w+",
         """
-    box clone config destroy disk download folder guest host init lock logs machine port project provision qemu
+    box clone config destroy disk download folder guest host init layer lock logs machine port project provision qemu
     reboot recipe record runtime secret seed snapshot step store template test tool trust undo verify
 """,
     )

@@ -6,6 +6,7 @@ asked for a moment ago. Each file is looked at again under its lock before it go
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,12 @@ def prune(uses: Uses, *, dry_run: bool, rules: Rules = Rules()) -> Pruned:  # no
     )
     if not dry_run:
         _forget_leftovers()
+    return Pruned(tuple(one.item for one in found if one.goes), tuple(one.item for one in found if not one.goes))
+
+
+def prune_layers(uses: Uses, *, dry_run: bool, rules: Rules) -> Pruned:
+    """The same for layers alone."""
+    found = [one for one in _blobs(uses, replace(rules, images=math.inf), dry_run=dry_run) if one.item.what == "layer"]
     return Pruned(tuple(one.item for one in found if one.goes), tuple(one.item for one in found if not one.goes))
 
 

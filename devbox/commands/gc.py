@@ -55,6 +55,12 @@ def collect(policy: "Policy", *, dry_run: bool) -> "Pruned":
     )
 
 
+def collect_layers(policy: "Policy", *, dry_run: bool) -> "Pruned":
+    from devbox.disk import garbage
+
+    return garbage.collect_layers(policy, dry_run=dry_run)
+
+
 def _show(items: "Sequence[Item]", title: str) -> None:
     if items:
         ui.table(

@@ -5,18 +5,19 @@ goes wrong with a layer never keeps a machine from coming up.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from devbox import fs, ui
+from devbox import fs, paths, proc, ui
 from devbox.box import store
 from devbox.box.store import Blob, Image
 from devbox.commands import steps
 from devbox.config.model import MachineSpec, Project, StepSpec
-from devbox.disk import chain, first_boot, identity, layers
+from devbox.disk import chain, first_boot, flatten, identity, layers
 from devbox.disk import record as records
 from devbox.disk.layers import Layer, Link
 from devbox.disk.record import Record
@@ -218,6 +219,7 @@ class _Keeper:
             return
         if made:
             self.sha256 = sha256
+            _flatten_later(made)
             size = ui.size(made.blob.stat().st_blocks * 512)
             ui.note(f"Kept as a layer for the next machine: {_first(made.steps)} ({size}).")
             fs.append_event(self._record.dir.log, event="layer", sha256=sha256, steps=len(made.steps))
@@ -238,6 +240,16 @@ class _Keeper:
         sha256 = fs.sha256_file(frozen)
         cut.settle(self._record, qmp, frozen, sha256)
         return sha256
+
+
+def _flatten_later(layer: Layer) -> None:
+    """In the background, by a devbox of its own: it takes as long as a copy, and nobody waits for it."""
+    if not flatten.is_deep(layer):
+        return
+    words = ("-c", "from devbox.launch import main; main()", "layers", "flatten", layer.sha256)
+    places = {name: os.environ[name] for name in ("DEVBOX_CACHE_DIR", "DEVBOX_STATE_DIR") if name in os.environ}
+    with (paths.cache_dir() / "flatten.log").open("wb") as log:
+        proc.start((sys.executable, "-P", *words), log=log, env=places)
 
 
 def _first(names: Sequence[str]) -> str:

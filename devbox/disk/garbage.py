@@ -58,15 +58,28 @@ def collect(policy: Policy, *, dry_run: bool, stopped: Callable[[Record], bool])
         *_small(policy, dry_run=dry_run),
     ):
         (removed if goes else kept).append(item)
-    rules = Rules(policy.unused, policy.unused, policy.unused, min(policy.unused, DAY), policy.limit)
     digests, files = holds.of_machines()
     uses = Uses(digests, files, released if dry_run else {}, _beside())
-    pruned = prune.prune(uses, dry_run=dry_run, rules=rules)
+    pruned = prune.prune(uses, dry_run=dry_run, rules=_rules(policy))
     # Last: the memory of a layer goes with it.
     gone = {item.digest for item in pruned.removed}
     for item, goes in _templates(policy, gone, dry_run=dry_run):
         (removed if goes else kept).append(item)
     return Pruned((*removed, *pruned.removed), (*kept, *pruned.kept))
+
+
+def collect_layers(policy: Policy, *, dry_run: bool) -> Pruned:
+    """Layers alone, and the memory that goes with one."""
+    digests, files = holds.of_machines()
+    uses = Uses(digests, files, beside=_beside())
+    pruned = prune.prune_layers(uses, dry_run=dry_run, rules=_rules(policy))
+    gone = {item.digest for item in pruned.removed}
+    memories = [item for item, goes in _templates(policy, gone, dry_run=dry_run) if goes]
+    return Pruned((*pruned.removed, *memories), pruned.kept)
+
+
+def _rules(policy: Policy) -> Rules:
+    return Rules(policy.unused, policy.unused, policy.unused, min(policy.unused, DAY), policy.limit)
 
 
 def _trash(policy: Policy, released: Counter[Place], *, dry_run: bool) -> Iterator[tuple[Item, bool]]:

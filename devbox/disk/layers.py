@@ -164,6 +164,13 @@ def publish(record: Record, made: Layer) -> Layer | None:
     return made
 
 
+def flat(layer: Layer, sha256: str) -> Layer:
+    """The layer of other bytes that takes the place of this one, standing on its image; its keys are put beside."""
+    made = replace(layer, sha256=sha256, parent=layer.image)
+    _put_beside(layer.folder, made)
+    return made
+
+
 def claim(chain: str) -> Any:
     """Held while this layer is made. Raises `lock.busy` at once where another devbox makes the same."""
     return store.lock(index_key(chain), wait=0)

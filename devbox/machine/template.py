@@ -37,6 +37,7 @@ class Template:
     layer: str  # the sha256 of the layer that goes with it
     kind: Mapping[str, str]  # of machine: what it is called by and what it must be
     streamed: bool = False  # `state` holds the memory too
+    label: str = ""  # what it is told as
 
     @property
     def ram(self) -> Path:
@@ -123,6 +124,16 @@ def publish(aside: Path, layer: str, wanted: Mapping[str, str], *, label: str) -
     return found
 
 
+def readdress(old: str, new: str) -> None:
+    """Keep the memory of one layer for another one of the same content."""
+    for one in entries():
+        if one.layer == old:
+            aside = Path(tempfile.mkdtemp(prefix=".new-", dir=paths.templates_dir()))
+            for file in (one.state,) if one.streamed else (one.state, one.ram):
+                os.link(file, aside / file.name)
+            publish(aside, new, one.kind, label=one.label)
+
+
 def drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,7 +189,9 @@ def _read(folder: Path) -> Template | None:
     try:
         stored = json.loads((folder / "template.json").read_bytes())
         kind = {str(name): str(text) for name, text in stored["kind"].items()}
-        found = Template(folder, str(stored["layer"]), kind, streamed=bool(stored["streamed"]))
+        found = Template(
+            folder, str(stored["layer"]), kind, streamed=bool(stored["streamed"]), label=str(stored["label"])
+        )
         whole = found.state.is_file() and (found.streamed or found.ram.is_file())
         return found if whole and stored["schema"] == _SCHEMA else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from devbox import fs, paths, proc
 from devbox.box import qcow2, store
 from devbox.config.model import Arch, Firmware
-from devbox.disk import chain, identity, layers, overlay
+from devbox.disk import chain, flatten, identity, layers, overlay
 from devbox.disk.layers import Layer, Link
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -279,3 +279,40 @@ def _counting(effect: Callable[..., Any], left: list[int]) -> Callable[..., Any]
         return effect(*words, **named)
 
     return maybe
+
+
+def test_a_deep_chain_is_made_flat_and_machines_on_it_keep_theirs(made: Record) -> None:
+    chained = []
+    for number in range(1, layers.DEEPEST + 2):
+        write(made, number)
+        chained.append(layers.publish(made, cut(made, f"k{number}")))
+    below, deep = chained[-2], chained[-1]
+    assert below
+    assert deep
+    assert (flatten.is_deep(below), flatten.is_deep(deep)) == (False, True)
+    flat = flatten.flatten(deep)
+    assert layers.find(deep.chain) == flat
+    assert [blob.sha256 for blob in layers.stack(flat)] == [flat.sha256]
+    assert flat.parent == made.image
+    assert not flatten.is_deep(flat)
+    for number in range(1, layers.DEEPEST + 2):
+        words = ["-r", "-f", "qcow2", "-c", f"read -v -P {number} {number}M 64k"]
+        read = proc.run([proc.find_tool("qemu-io"), *words, flat.blob], timeout=60)
+        assert b"Pattern verification failed" not in read.stdout
+        assert read.status == 0
+    assert deep.blob.exists(), "whoever stands on it"
+    old = next(entry for entry in layers.entries() if entry.layer == deep)
+    assert (old.reachable, old.depth) == (False, layers.DEEPEST + 1)
+    assert all(verdict.whole for verdict in store.verify_all())
+    assert layers.find(below.chain) == below
+
+
+def test_a_flat_one_is_made_only_of_what_is_whole(made: Record) -> None:
+    write(made, 1)
+    layer = layers.publish(made, cut(made, "k1"))
+    assert layer
+    store.blob_path(made.image).unlink()
+    with pytest.raises(DevboxError) as failed:
+        flatten.flatten(layer)
+    assert failed.value.id == "layer.not-flat"
+    assert [path.name for path in layer.blob.parent.glob(".*")] == []
