@@ -120,6 +120,9 @@ def _first_boot(record: Record, machine: MachineSpec) -> dict[str, object]:
         "shell": machine.user.shell,
         "groups": list(machine.user.groups),
         "network": str(machine.network),
+        # This computer's own proxy does not count. One that a repository names may answer what it likes, and must not
+        # do so for the steps of another.
+        "proxy": machine.proxy if "://" in machine.proxy else "",
     }
 
 

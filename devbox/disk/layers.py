@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,6 +172,7 @@ def flat(layer: Layer, sha256: str) -> Layer:
 
 
 def claim(chain: str) -> Any:
+def claim(chain: str) -> AbstractContextManager[None]:
     """Held while this layer is made. Raises `lock.busy` at once where another devbox makes the same."""
     return store.lock(index_key(chain), wait=0)
 

@@ -73,7 +73,7 @@ def test_the_prefix_ends_at_the_synced_folder(tmp_path: Path, record: Record) ->
         ("name: demo", "name: other"),
         ("host: 8080", "host: 9090"),
         ("run: ls /workspace", "run: ls /workspace/x"),
-        ("version: 1", "version: 1\nmemory: 1GiB\ncpus: 1\nproxy: http://proxy.test:3128"),
+        ("version: 1", "version: 1\nmemory: 1GiB\ncpus: 1\nproxy: none"),
         ("version: 1", "version: 1\nmessage: hello"),
     ],
 )
@@ -90,6 +90,7 @@ def test_what_is_ones_own_does_not_count(tmp_path: Path, record: Record, old: st
         ("version: 1", "version: 1\ndns: [10.0.0.1]", 0),
         ("version: 1", "version: 1\nuser: {groups: [adm]}", 0),
         ("version: 1", "version: 1\nnetwork: none", 0),
+        ("version: 1", "version: 1\nproxy: http://proxy.test:3128", 0),
         ("[git]", "[git, jq]", 1),
         ("make world", "make all", 2),
         ("refresh: v1", "refresh: v2", 2),
