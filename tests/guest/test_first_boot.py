@@ -49,7 +49,7 @@ def test_the_guest_goes_on_without_the_kernel_it_was_started_with(machine: Machi
     assert lifecycle.observe(machine.record).state is State.RUNNING
     assert machine.ssh("cat /proc/sys/kernel/random/boot_id; cat /tmp/here", wait=30) == f"{before}kept\n"
 
-    machine.ssh("sudo -n /sbin/reboot >/dev/null 2>&1 </dev/null & sleep 1")
+    machine.ssh("sudo -n setsid sh -c '(sleep 1; /sbin/reboot) >/dev/null 2>&1 </dev/null &'")
     again = before
     while again == before:
         again = machine.ssh("cat /proc/sys/kernel/random/boot_id", wait=SSH_WAIT)
