@@ -108,13 +108,20 @@ esac
 case "$nl$found$nl" in
   *"${nl}UUID=$uuid$nl"*) ;;
   "$nl$nl")
+    # What is left of a file system that was being made when the machine lost its power is no more than blank.
+    making=$state/making-$uuid
+    [ ! -e "$making" ] || blank=1
     filled=$(head -c 1048576 "$device" | tr -d '\\000' | wc -c)
+    [ ! -e "$making" ] || filled=0
     [ "$filled" -eq 0 ] && [ -n "$blank" ] || fail "The data disk $name ($device) is not blank, so it is left alone."
     have mkfs.ext4 || fail "The box has no mkfs.ext4, which a data disk needs: install e2fsprogs."
+    mkdir -p "$state"
+    : >"$making"
+    sync
     echo "Making a file system on the data disk $name ($device)"
     mkfs.ext4 -q -L "$name" -U "$uuid" -E "root_owner=$account_uid:$account_gid" "$device"
-    mkdir -p "$state"
     printf '%s\\n' "$sectors" >"$grown"
+    rm -f "$making"
     ;;
   *)
     kind=$(printf '%s\\n' "$found" | sed -n 's/^TYPE=//p; s/^PTTYPE=/partition table: /p' | head -n 1)
