@@ -2,15 +2,15 @@
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from devbox import paths
 from devbox.box.store import Image
 from devbox.commands import undo as verb
-from devbox.config.model import Firmware
-from devbox.disk import hint, overlay, trash, undo
+from devbox.config.model import Disk, Firmware
+from devbox.disk import data, hint, overlay, trash, undo
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -139,3 +139,45 @@ def test_a_trash_that_is_emptied_under_it_is_told(tmp_path: Path, image: Image) 
         undo.restore(one, root, "default")
     assert caught.value.id == "undo.gone"
     assert records.find(root) is None
+
+
+def test_data_disks_that_went_along_come_back_along(tmp_path: Path, image: Image) -> None:
+    root = tmp_path / "project"
+    made = make(root, image)
+    disk = Disk("data", 64 << 20, PurePosixPath("/data"))
+    (attached,) = data.ensure(made, (disk,))
+    attached.path.write_bytes(attached.path.read_bytes() + b"precious")
+    assert typed(root, "destroy", "--yes", "--data").status == 0
+    assert data.of(root, "default") == ()
+    root.rename(tmp_path / "moved")
+    done = typed(tmp_path / "moved", "undo")
+    assert "data disks: data" in done.stderr
+    (back,) = data.of(tmp_path / "moved", "default")
+    assert back.disk.read_bytes().endswith(b"precious")
+    machine = records.find(tmp_path / "moved")
+    assert machine is not None
+    assert data.ensure(machine, (disk,)) == (attached,)
+
+
+def test_another_disk_of_that_name_is_left_where_it_is(tmp_path: Path, image: Image) -> None:
+    root = tmp_path / "project"
+    first = make(root, image)
+    disk = Disk("data", 64 << 20, PurePosixPath("/data"))
+    data.ensure(first, (disk,))
+    assert typed(root, "destroy", "--yes", "--data").status == 0
+    second = make(root, image)
+    (newer,) = data.ensure(second, (disk,))
+    assert typed(root, "destroy", "--yes").status == 0
+    assert typed(root, "undo", first.id).status == 0
+    assert [one.disk for one in data.of(root, "default")] == [newer.path]
+
+
+def test_a_mistake_in_the_configuration_is_told_before_anything_is_destroyed(tmp_path: Path, image: Image) -> None:
+    root = tmp_path / "project"
+    made = make(root, image)
+    paths.preferences_file().parent.mkdir(parents=True, exist_ok=True)
+    paths.preferences_file().write_text("gc: {trash_days: many}\n")
+    assert typed(root, "destroy", "--yes").status == 2
+    assert records.find(root) == made
+    paths.preferences_file().write_text("gc: {trash_days: 3}\n")
+    assert "for 3 days" in typed(root, "destroy", "--yes").stderr
