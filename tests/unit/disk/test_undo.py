@@ -101,12 +101,12 @@ def test_one_whose_folder_is_gone_is_taken_over_by_its_id_alone(tmp_path: Path, 
     other = make(tmp_path / "other", image)
     trash.discard(made)
     trash.discard(other)
+    new = tmp_path / "new"
+    new.mkdir()  # while the old one is there, else it may get its inode
     (tmp_path / "old" / "Devboxfile").unlink()
     (tmp_path / "old" / ".devbox" / ".gitignore").unlink()
     (tmp_path / "old" / ".devbox").rmdir()
     (tmp_path / "old").rmdir()
-    new = tmp_path / "new"
-    new.mkdir()
     (new / "Devboxfile").write_text("version: 1\nbox: debian-12\n")
     assert typed(new, "undo", "default").status == 1
     assert typed(new, "undo", other.id).status == 1, "that one has its own folder still"
