@@ -83,6 +83,7 @@ HIDDEN_IMPORTS = {
     ("config/build", "devbox.config.contract"): "jsonschema, 90 ms that a remembered document does not need",
     ("config/lock", "devbox.config.contract"): "jsonschema, 90 ms that a right file does not need",
     ("config/preferences", "devbox.config.contract"): "jsonschema, 90 ms that nobody without such a file needs",
+    ("disk/identity", "hashlib"): "3 ms of OpenSSL that `status` does not need",
     ("fs", "hashlib"): "3 ms of OpenSSL that `status` does not need",
     ("paths", "platformdirs"): "25 ms that Linux does not need",
     ("provision/archive", "zstandard"): "20 ms that other archives do not need",

@@ -22,7 +22,7 @@ def destroy(
     data: Annotated[bool, typer.Option("--data", help="Its data disks too, which are kept otherwise.")] = False,
 ) -> None:
     """Delete the machine and its disk; the box stays."""
-    record = target.existing(machine)
+    record, days = target.existing(machine), preferences.load().trash_days  # a mistake in them is told before
     named = "machine" if machine == records.MAIN else f"machine `{machine}`"
     disk = record.dir.disk
     size = ui.size(disk.stat().st_blocks * 512) if disk.exists() else "no disk yet"
@@ -43,10 +43,9 @@ def destroy(
     with records.locked(record), ui.step(f"Destroy the {named} of {record.project}"):
         lifecycle.destroy(record)
         gone = data_disks.discard(record.project, record.machine) if data else ()
-    days = preferences.load().trash_days
     trash.collect(days)
     ui.note(f"`devbox undo` brings it back, for {days} days; `devbox box prune --trash` frees its disk now.")
     if gone:
-        ui.note(f"Its data disks are kept as long, in {', '.join(map(str, gone))}.")
+        ui.note(f"It brings back the data disks too: {', '.join(disk.name for disk in disks)}.")
     elif disks:
         ui.note(f"Its data disks are kept for the next machine: {', '.join(disk.name for disk in disks)}.")

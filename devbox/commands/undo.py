@@ -9,6 +9,7 @@ import typer
 from devbox import paths, ui
 from devbox.commands import beside
 from devbox.config import preferences
+from devbox.disk import data
 from devbox.disk import undo as trashed
 from devbox.disk.undo import Destroyed
 from devbox.errors import DevboxError, ExitCode
@@ -34,7 +35,10 @@ def undo(
     one = chosen(root, which)
     machine = name or one.record.machine
     with ui.step(f"Bring back the machine {one.record.id}, destroyed {ui.duration(time.time() - one.at)} ago"):
-        trashed.restore(one, root, machine)
+        back = trashed.restore(one, root, machine)
+        disks = data.restore(back)
+    if disks:
+        ui.note(f"With its data disks: {', '.join(disk.name for disk in disks)}.")
     ui.note(f"Start it with `devbox up{beside.option(machine)}`.")
 
 

@@ -129,6 +129,25 @@ def discard(project_root: Path, machine: str, *, for_good: bool = False) -> tupl
     return tuple(gone)
 
 
+def restore(record: Record) -> tuple[Data, ...]:
+    """Bring the machine's data disks back that were put into the trash, unless it has others by their names by now."""
+    restored = []
+    with fs.lock(paths.data_dir() / ".lock", wait=60):
+        taken = {one.name for one in of(record.project, record.machine)}
+        for entry, _ in reversed(trash.entries()):  # the last destroyed first
+            one = _read(entry, entry.name.partition("-")[2])
+            if not isinstance(one, Data) or one.attached != record.id or one.name in taken:
+                continue
+            where = record.project
+            back = replace(one, project=where, device=record.device, inode=record.inode, machine=record.machine)
+            _write(entry, back)
+            entry.rename(back.folder)
+            fs.fsync_dir(back.folder.parent)
+            taken.add(one.name)
+            restored.append(back)
+    return tuple(restored)
+
+
 def _ready(one: Data, record: Record, disk: "Disk") -> Attached:
     if not one.disk.exists():
         raise DevboxError(
@@ -182,8 +201,8 @@ def _create(record: Record, disk: "Disk") -> Data:
     for left in paths.data_dir().glob(".new-*"):
         trash.delete(left)
     for folder in _folders():
-        if isinstance(_read(folder), str):
-            ui.warn(f"The data disk in {folder} is damaged ({_read(folder)}) and may have been this project's.")
+        if isinstance(trouble := _read(folder, folder.name), str):
+            ui.warn(f"The data disk in {folder} is damaged ({trouble}) and may have been this project's.")
     info = record.project.stat()
     made = Data(
         id=os.urandom(6).hex(),
@@ -214,7 +233,7 @@ def _create(record: Record, disk: "Disk") -> Data:
 
 def _all() -> Iterator[Data]:
     for folder in _folders():
-        one = _read(folder)
+        one = _read(folder, folder.name)
         if isinstance(one, Data):
             yield one
 
@@ -226,11 +245,11 @@ def _folders() -> tuple[Path, ...]:
         return ()
 
 
-def _read(folder: Path) -> Data | str:
+def _read(folder: Path, id: str) -> Data | str:
     """The record in the folder, or why it cannot be read."""
     try:
         raw: Any = json.loads((folder / _RECORD).read_bytes())
-        if raw["schema"] != SCHEMA or raw["id"] != folder.name:
+        if raw["schema"] != SCHEMA or raw["id"] != id:
             return "its record is of another devbox or another disk"
         values = {field.name: raw[field.name] for field in fields(Data)}
         one = Data(**{**values, "project": Path(values["project"])})

@@ -5,9 +5,7 @@ its own until the guest has been renewed (guest/renew.py). The folder appears an
 guest may hold either identity, afterwards only its own. Whichever host key answers, its login key is let in.
 """
 
-import hashlib
 import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +72,7 @@ def begin(record: Record, keys_from: Path | None = None, *, instance: str = "") 
 def place(folder: Path, keys_from: Path | None, *, instance: str = "") -> None:
     """Make `provisional/` in a machine's folder, whole or not at all."""
     _sweep(folder)
-    aside = fs.make_private_dir(folder / f".provisional-{secrets.token_hex(4)}")
+    aside = fs.make_private_dir(folder / f".provisional-{os.urandom(4).hex()}")
     if keys_from is not None:
         for name in (LOGIN_KEY, HOST_KEY):
             fs.write_atomic(aside / name, (keys_from / name).read_bytes())
@@ -89,7 +87,7 @@ def place(folder: Path, keys_from: Path | None, *, instance: str = "") -> None:
 def settled(record: Record) -> None:
     """The guest holds its own identity alone, and its seed says so too: forget the provisional one."""
     folder = record.dir.folder
-    gone = folder / f".provisional-{secrets.token_hex(4)}"
+    gone = folder / f".provisional-{os.urandom(4).hex()}"
     try:
         record.dir.provisional.rename(gone)
     except FileNotFoundError:
@@ -117,12 +115,12 @@ def known_hosts(host_line: str) -> bytes:
 
 def own_instance(record: Record, login_line: str) -> str:
     """It changes with the login key alone, so that a guest whose key was lost takes the new one."""
-    return f"{record.uuid}-{hashlib.sha256(login_line.encode()).hexdigest()[:8]}"
+    return f"{record.uuid}-{_digest(login_line)[:8]}"
 
 
 def provisional_instance(login_line: str) -> str:
     """The same for each machine that is born with these keys, so that a fork of a layer does not set up anew."""
-    return f"devbox-{hashlib.sha256(login_line.encode()).hexdigest()[:16]}"
+    return f"devbox-{_digest(login_line)[:16]}"
 
 
 def machine_id(record: Record) -> str:
@@ -133,6 +131,12 @@ def machine_id(record: Record) -> str:
 def random_bytes() -> bytes:
     """As many as systemd keeps in its seed file."""
     return os.urandom(512)
+
+
+def _digest(text: str) -> str:
+    import hashlib  # noqa: PLC0415
+
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sweep(folder: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from devbox import fs
+from devbox import fs, ui
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import liveness, process, virtiofsd
@@ -39,6 +39,8 @@ def stop(record: Record, *, force: bool = False, guest_poweroff: Callable[[], bo
         fs.append_event(record.dir.log, event="stop", pid=qemu.pid, force=force)
         rung = _descend(record, qemu, force=force, guest_poweroff=guest_poweroff)
         fs.append_event(record.dir.log, event="stopped", pid=qemu.pid, by=rung)
+        if not force and rung in {"quit", "kill"}:
+            ui.warn("The guest did not shut down by itself and was switched off: what it had not written is lost.")
     _clear(record)
     return True
 
@@ -51,8 +53,10 @@ def _descend(record: Record, qemu: Process, *, force: bool, guest_poweroff: Call
         # A paused guest cannot hear the button, and running it again is for the user to decide.
         if seen and seen.status == "running" and _press_button(record, qemu, patience):
             return "power button"
-        if guest_poweroff and _heard(guest_poweroff) and qemu.wait(patience):
-            return "guest command"
+        if guest_poweroff and _heard(guest_poweroff):
+            ui.note("The guest did not hear the power button; it is shutting down by a command now.")
+            if qemu.wait(patience):
+                return "guest command"
     try:
         with Qmp(record.dir.qmp, timeout=2.0) as qmp:
             qmp.execute("quit")

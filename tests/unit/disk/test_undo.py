@@ -2,15 +2,15 @@
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from devbox import paths
 from devbox.box.store import Image
 from devbox.commands import undo as verb
-from devbox.config.model import Firmware
-from devbox.disk import hint, overlay, trash, undo
+from devbox.config.model import Disk, Firmware
+from devbox.disk import data, hint, overlay, trash, undo
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -101,12 +101,12 @@ def test_one_whose_folder_is_gone_is_taken_over_by_its_id_alone(tmp_path: Path, 
     other = make(tmp_path / "other", image)
     trash.discard(made)
     trash.discard(other)
+    new = tmp_path / "new"
+    new.mkdir()  # while the old one is there, else it may get its inode
     (tmp_path / "old" / "Devboxfile").unlink()
     (tmp_path / "old" / ".devbox" / ".gitignore").unlink()
     (tmp_path / "old" / ".devbox").rmdir()
     (tmp_path / "old").rmdir()
-    new = tmp_path / "new"
-    new.mkdir()
     (new / "Devboxfile").write_text("version: 1\nbox: debian-12\n")
     assert typed(new, "undo", "default").status == 1
     assert typed(new, "undo", other.id).status == 1, "that one has its own folder still"
@@ -139,3 +139,45 @@ def test_a_trash_that_is_emptied_under_it_is_told(tmp_path: Path, image: Image) 
         undo.restore(one, root, "default")
     assert caught.value.id == "undo.gone"
     assert records.find(root) is None
+
+
+def test_data_disks_that_went_along_come_back_along(tmp_path: Path, image: Image) -> None:
+    root = tmp_path / "project"
+    made = make(root, image)
+    disk = Disk("data", 64 << 20, PurePosixPath("/data"))
+    (attached,) = data.ensure(made, (disk,))
+    attached.path.write_bytes(attached.path.read_bytes() + b"precious")
+    assert typed(root, "destroy", "--yes", "--data").status == 0
+    assert data.of(root, "default") == ()
+    root.rename(tmp_path / "moved")
+    done = typed(tmp_path / "moved", "undo")
+    assert "data disks: data" in done.stderr
+    (back,) = data.of(tmp_path / "moved", "default")
+    assert back.disk.read_bytes().endswith(b"precious")
+    machine = records.find(tmp_path / "moved")
+    assert machine is not None
+    assert data.ensure(machine, (disk,)) == (attached,)
+
+
+def test_another_disk_of_that_name_is_left_where_it_is(tmp_path: Path, image: Image) -> None:
+    root = tmp_path / "project"
+    first = make(root, image)
+    disk = Disk("data", 64 << 20, PurePosixPath("/data"))
+    data.ensure(first, (disk,))
+    assert typed(root, "destroy", "--yes", "--data").status == 0
+    second = make(root, image)
+    (newer,) = data.ensure(second, (disk,))
+    assert typed(root, "destroy", "--yes").status == 0
+    assert typed(root, "undo", first.id).status == 0
+    assert [one.disk for one in data.of(root, "default")] == [newer.path]
+
+
+def test_a_mistake_in_the_configuration_is_told_before_anything_is_destroyed(tmp_path: Path, image: Image) -> None:
+    root = tmp_path / "project"
+    made = make(root, image)
+    paths.preferences_file().parent.mkdir(parents=True, exist_ok=True)
+    paths.preferences_file().write_text("gc: {trash_days: many}\n")
+    assert typed(root, "destroy", "--yes").status == 2
+    assert records.find(root) == made
+    paths.preferences_file().write_text("gc: {trash_days: 3}\n")
+    assert "for 3 days" in typed(root, "destroy", "--yes").stderr
