@@ -171,7 +171,6 @@ def flat(layer: Layer, sha256: str) -> Layer:
     return made
 
 
-def claim(chain: str) -> Any:
 def claim(chain: str) -> AbstractContextManager[None]:
     """Held while this layer is made. Raises `lock.busy` at once where another devbox makes the same."""
     return store.lock(index_key(chain), wait=0)
