@@ -5,15 +5,16 @@ from pathlib import Path
 
 from devbox import paths, ui
 from devbox.commands import sleeping, target
+from devbox.commands.beside import MachineOption
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import hardware, lifecycle, started
 
 
-def resume() -> None:
+def resume(machine: MachineOption = records.MAIN) -> None:
     """Let a suspended or paused machine go on."""
-    record = target.existing()
+    record = target.existing(machine)
     with records.locked(record):
         if not sleeping.go_on(record):
             lifecycle.resume(record)

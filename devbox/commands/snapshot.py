@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from devbox import ui
-from devbox.commands import sleeping, target
+from devbox.commands import beside, sleeping, target
+from devbox.commands.beside import MachineOption
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.machine import dormant, lifecycle, snapshots, stop
-from devbox.machine import suspend as machine
+from devbox.machine import suspend as suspending
 from devbox.machine.lifecycle import State
 from devbox.machine.qmp import Qmp
 from devbox.machine.snapshots import Snapshot
@@ -27,10 +28,11 @@ def save(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace one of this name, and take folders from their users.")
     ] = False,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Keep the machine as it is now: running or stopped."""
     snapshots.check_name(name)
-    record = target.existing()
+    record = target.existing(machine)
     with records.locked(record):
         if not force and any(one.name == name for one in snapshots.entries(record)):
             raise DevboxError(
@@ -39,19 +41,21 @@ def save(
                 hint=f"Choose another name, or replace it: `devbox snapshot save --force {name}`.",
                 exit_code=ExitCode.USAGE,
             )
-        machine.end_half_woken(record)
+        suspending.end_half_woken(record)
         with ui.step(f"Save the snapshot `{name}`"):
             if lifecycle.observe(record).state in {State.STOPPED, State.SUSPENDED}:
                 snapshots.take_still(record, name)
             else:
                 _live(record, name, force=force)
-    ui.note(f"Go back to it with `devbox snapshot restore {name}`.")
+    ui.note(f"Go back to it with `devbox snapshot restore {name}{beside.option(machine)}`.")
 
 
 @app.command("list")
-def list_snapshots(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_snapshots(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, machine: MachineOption = records.MAIN
+) -> None:
     """List the snapshots of the machine, the oldest first."""
-    record = target.existing()
+    record = target.existing(machine)
     rows = [_row(record, one) for one in snapshots.entries(record)]
     if json:
         ui.emit_json(rows)
@@ -66,9 +70,10 @@ def list_snapshots(json: Annotated[bool, typer.Option("--json", help="Print JSON
 def restore(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Bring the machine back to a snapshot; what it is now is lost."""
-    record = target.existing()
+    record = target.existing(machine)
     snapshots.require_whole(_find(record, name))
     if not yes:
         _confirm(record, name)
@@ -83,13 +88,13 @@ def restore(
         elif found.memory:
             ui.warn("Its memory is gone, so only the disk came back: `devbox up` boots it.")
         else:
-            ui.note("The machine is stopped, as it was then: `devbox up`.")
+            ui.note(f"The machine is stopped, as it was then: `devbox up{beside.option(machine)}`.")
 
 
 @app.command()
-def delete(name: Name) -> None:
+def delete(name: Name, machine: MachineOption = records.MAIN) -> None:
     """Delete a snapshot and free its space."""
-    record = target.existing()
+    record = target.existing(machine)
     with records.locked(record):
         found = _find(record, name)
         seen = lifecycle.observe(record)

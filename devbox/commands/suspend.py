@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from devbox import ui
-from devbox.commands import sleeping, target
+from devbox.commands import beside, sleeping, target
+from devbox.commands.beside import MachineOption
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import dormant, lifecycle, process
-from devbox.machine import suspend as machine
+from devbox.machine import suspend as suspending
 from devbox.machine.lifecycle import Observation, State
 
 
@@ -18,22 +19,23 @@ def suspend(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Take synced folders away from programs that use them.")
     ] = False,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Save the machine's memory and end it; it goes on later."""
-    record = target.existing()
+    record = target.existing(machine)
     with records.locked(record):
-        machine.end_half_woken(record)
+        suspending.end_half_woken(record)
         seen = lifecycle.observe(record)
         if seen.state is State.SUSPENDED:
             ui.done("The machine is suspended already.")
             return
         with ui.step("Suspend the machine") as step:
             if seen.state is State.PAUSED and dormant.has_memory(record.dir):
-                machine.finish(record)  # an earlier `suspend` was killed after its last but one act
+                suspending.finish(record)  # an earlier `suspend` was killed after its last but one act
             else:
                 save(record, seen, force=force)
             step.title += f", {ui.size(record.dir.memory.stat().st_blocks * 512)}"
-    ui.note("It goes on with `devbox resume`, where it stood.")
+    ui.note(f"It goes on with `devbox resume{beside.option(machine)}`, where it stood.")
 
 
 def save(record: Record, seen: Observation, *, force: bool) -> None:
@@ -42,7 +44,7 @@ def save(record: Record, seen: Observation, *, force: bool) -> None:
     vm = sleeping.as_it_runs(record, seen)
     sleeping.detach(record, force=force)
     try:
-        machine.suspend(record, vm)
+        suspending.suspend(record, vm)
     except BaseException:
         if lifecycle.observe(record).state is State.RUNNING:
             sleeping.attach(record)
