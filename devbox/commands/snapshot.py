@@ -121,7 +121,7 @@ def _live(record: Record, name: str, *, force: bool) -> None:
     vm = sleeping.as_it_runs(record, seen)
     sleeping.detach(record, force=force)
     try:
-        machine.pull_folders(record)
+        suspending.pull_folders(record)
         snapshots.take_live(record, name, vm)
     finally:
         if lifecycle.observe(record).state is State.RUNNING:
