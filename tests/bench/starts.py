@@ -124,11 +124,12 @@ def _template(place: _Place, name: str) -> Start:
 
 
 def _from_memory(start: Start) -> bool:
-    return "-incoming" in start.words
+    return any(os.fspath(paths.templates_dir()) in word for word in start.words)
 
 
 def _by_kernel(start: Start) -> bool:
-    return "-kernel" in start.words
+    """The first boot's QEMU had the kernel; the one that goes on took over from it."""
+    return "-kernel" in start.words or ("-incoming" in start.words and not _from_memory(start))
 
 
 def _on_layer(start: Start) -> bool:
