@@ -36,7 +36,7 @@ _MASKED = (
     "e2scrub_reap.service",
     "user@0.service",
 )
-_MORE = " ".join(("quiet", "ip=dhcp", "fsck.mode=skip", *(f"systemd.mask={unit}" for unit in _MASKED)))
+_MORE = " ".join(("ip=dhcp", "fsck.mode=skip", *(f"systemd.mask={unit}" for unit in _MASKED)))
 _SETUP = 120.0  # seconds on a fast computer
 
 

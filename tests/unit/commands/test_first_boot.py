@@ -45,7 +45,7 @@ def test_a_new_machine_boots_directly(made: tuple[Record, Image, MachineSpec]) -
     known = kernel.find(image.sha256)
     assert known is not None
     assert (started.direct.kernel, started.direct.initrd) == (known.kernel, known.initrd)
-    assert started.direct.cmdline.startswith("root=/dev/cmdline quiet ip=dhcp ")
+    assert started.direct.cmdline.startswith("root=/dev/cmdline ip=dhcp ")
     assert "apparmor" not in started.direct.cmdline
     conductor.plan(record, machine, image, LINUX)  # after a kill
     assert vm(record, machine) == started
