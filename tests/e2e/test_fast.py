@@ -141,18 +141,3 @@ def test_it_is_the_machine_that_the_plain_profile_makes(fast: Checkout, tmp_path
         assert {len(one) for one in ids} == {33}
     finally:
         plain.devbox("destroy", "--yes")
-
-
-def test_debian_13_by_uefi(tmp_path: Path, person: dict[str, str]) -> None:
-    checkout = Checkout(tmp_path, person)
-    text = DEVBOXFILE.replace("NAME", "thirteen").replace("debian-12", "debian-13")
-    checkout.write(f"{text}firmware: uefi\nprovision:\n  - reboot: {{}}\n")
-    try:
-        assert checkout.devbox("up", "--no-layers").returncode == 0
-        assert (folder(checkout) / "adopted").exists()
-        assert "ip=dhcp" not in guest(checkout, "cat /proc/cmdline; test -d /sys/firmware/efi")
-        assert "status: disabled" in guest(checkout, "cloud-init status || :")
-        assert guest(checkout, "systemctl is-system-running --wait").strip() == "running"
-        assert guest(checkout, "id -un; id -nG; hostname -f") == "dev\ndev adm builders\nshop.internal\n"
-    finally:
-        checkout.devbox("destroy", "--yes")

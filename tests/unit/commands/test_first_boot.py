@@ -8,7 +8,7 @@ import pytest
 from devbox.box import kernel, store
 from devbox.box.store import Image
 from devbox.commands import first_boot as conductor
-from devbox.config.model import Boot, MachineSpec
+from devbox.config.model import Boot, Firmware, MachineSpec
 from devbox.disk import first_boot, identity, keys, overlay, seed
 from devbox.disk import record as records
 from devbox.disk.record import Record
@@ -61,6 +61,8 @@ def test_the_devboxfile_and_other_boxes_and_computers_go_by_firmware(made: tuple
     ):
         conductor.plan(record, wanted, box, facts)
         assert not first_boot.is_under_way(record)
+    conductor.plan(replace(record, firmware=Firmware.UEFI), machine, image, LINUX)
+    assert not first_boot.is_under_way(record)
     overlay.ensure(record, image)
     seed.ensure(record, machine)
     assert vm(record, machine).seed
