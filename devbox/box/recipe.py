@@ -73,7 +73,8 @@ def traits(name: str, arch: Arch) -> Traits:
         firmware=(Firmware.BIOS, Firmware.UEFI) if arch is Arch.X86_64 else (Firmware.UEFI,),
         lacks=frozenset({"9p"}),
         cpu="qemu64" if arch is Arch.X86_64 else "max",
-        entry="loader/entries/devbox.conf",  # written by recipes/debian/usr/local/sbin/boot-sync
+        # Written by recipes/debian/usr/local/sbin/boot-sync. Debian 13 started this way has had no network yet.
+        entry="loader/entries/devbox.conf" if name == "debian-12" else "",
     )
 
 

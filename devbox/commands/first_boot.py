@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from devbox import ui
 from devbox.box import kernel
-from devbox.config.model import Boot, MachineSpec
+from devbox.config.model import Boot, Firmware, MachineSpec
 from devbox.disk import first_boot, identity, keys, seed
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -36,7 +36,7 @@ _MASKED = (
     "e2scrub_reap.service",
     "user@0.service",
 )
-_MORE = " ".join(("quiet", "ip=dhcp", "fsck.mode=skip", *(f"systemd.mask={unit}" for unit in _MASKED)))
+_MORE = " ".join(("ip=dhcp", "fsck.mode=skip", *(f"systemd.mask={unit}" for unit in _MASKED)))
 _SETUP = 120.0  # seconds on a fast computer
 
 
@@ -53,7 +53,8 @@ def plan(record: Record, machine: MachineSpec, image: "Image", facts: "HostFacts
 
 
 def _decide(record: Record, machine: MachineSpec, image: "Image", facts: "HostFacts") -> None:
-    if machine.boot is not Boot.AUTO or facts.system != "linux":
+    # By UEFI it was not seen to work up to the first login yet.
+    if machine.boot is not Boot.AUTO or facts.system != "linux" or record.firmware is not Firmware.BIOS:
         return
     try:
         known = kernel.ensure(image)

@@ -25,11 +25,12 @@ folders: []
 user: {groups: [adm, builders]}
 """
 # What both profiles must have alike, each part by a command of the guest's own.
+# (ext4 says mb_optimize_scan of a file system that grew, until the next boot.)
 SAME = r"""
 id; getent passwd dev; getent group dev adm builders; grep ^dev: /etc/subuid /etc/subgid
 hostname; hostname -f; cat /etc/hostname; tr -s '[:space:]' ' ' </etc/hosts
 readlink /etc/resolv.conf; grep -v '^#' /etc/resolv.conf
-df -B64M --output=size /; findmnt -no SOURCE,FSTYPE,OPTIONS /; cat /etc/fstab
+df -B64M --output=size /; findmnt -no SOURCE,FSTYPE,OPTIONS / | sed s/,mb_optimize_scan=0//; cat /etc/fstab
 sudo -n sh -c '
   stat -c "%n %a %U" /root/.ssh/* /home/dev/.ssh /home/dev/.ssh/* /etc/sudoers.d /etc/ssh/*_key /etc/machine-id
   wc -c </root/.ssh/authorized_keys; cut -d: -f1,2 /etc/shadow | grep -e root -e dev
@@ -140,18 +141,3 @@ def test_it_is_the_machine_that_the_plain_profile_makes(fast: Checkout, tmp_path
         assert {len(one) for one in ids} == {33}
     finally:
         plain.devbox("destroy", "--yes")
-
-
-def test_debian_13_by_uefi(tmp_path: Path, person: dict[str, str]) -> None:
-    checkout = Checkout(tmp_path, person)
-    text = DEVBOXFILE.replace("NAME", "thirteen").replace("debian-12", "debian-13")
-    checkout.write(f"{text}firmware: uefi\nprovision:\n  - reboot: {{}}\n")
-    try:
-        assert checkout.devbox("up", "--no-layers").returncode == 0
-        assert (folder(checkout) / "adopted").exists()
-        assert "ip=dhcp" not in guest(checkout, "cat /proc/cmdline; test -d /sys/firmware/efi")
-        assert "status: disabled" in guest(checkout, "cloud-init status || :")
-        assert guest(checkout, "systemctl is-system-running --wait").strip() == "running"
-        assert guest(checkout, "id -un; id -nG; hostname -f") == "dev\ndev adm builders\nshop.internal\n"
-    finally:
-        checkout.devbox("destroy", "--yes")

@@ -8,7 +8,7 @@ import pytest
 from devbox.box import kernel, store
 from devbox.box.store import Image
 from devbox.commands import first_boot as conductor
-from devbox.config.model import Boot, MachineSpec
+from devbox.config.model import Boot, Firmware, MachineSpec
 from devbox.disk import first_boot, identity, keys, overlay, seed
 from devbox.disk import record as records
 from devbox.disk.record import Record
@@ -45,7 +45,7 @@ def test_a_new_machine_boots_directly(made: tuple[Record, Image, MachineSpec]) -
     known = kernel.find(image.sha256)
     assert known is not None
     assert (started.direct.kernel, started.direct.initrd) == (known.kernel, known.initrd)
-    assert started.direct.cmdline.startswith("root=/dev/cmdline quiet ip=dhcp ")
+    assert started.direct.cmdline.startswith("root=/dev/cmdline ip=dhcp ")
     assert "apparmor" not in started.direct.cmdline
     conductor.plan(record, machine, image, LINUX)  # after a kill
     assert vm(record, machine) == started
@@ -61,6 +61,8 @@ def test_the_devboxfile_and_other_boxes_and_computers_go_by_firmware(made: tuple
     ):
         conductor.plan(record, wanted, box, facts)
         assert not first_boot.is_under_way(record)
+    conductor.plan(replace(record, firmware=Firmware.UEFI), machine, image, LINUX)
+    assert not first_boot.is_under_way(record)
     overlay.ensure(record, image)
     seed.ensure(record, machine)
     assert vm(record, machine).seed
