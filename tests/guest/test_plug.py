@@ -1,12 +1,11 @@
-"""Folder devices out of a running machine and in again, by BIOS and by UEFI; saved memory goes without them."""
+"""Folder devices out of a running machine and in again; saved memory goes without them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from devbox.config.model import Firmware, FolderType
+from devbox.config.model import FolderType
 from devbox.machine import hardware, lifecycle, memory, plug, start
 from devbox.machine.qmp import Qmp
 from devbox.share.folders import Mount
@@ -15,9 +14,7 @@ from tests.guest.conftest import Machine
 pytestmark = pytest.mark.guest
 
 
-@pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.UEFI])
-def test_out_and_in(new_machine: Callable[..., Machine], tmp_path: Path, firmware: Firmware) -> None:
-    machine = new_machine(firmware=firmware)
+def test_out_and_in(machine: Machine, tmp_path: Path) -> None:
     shared = tmp_path / 'sha"r, ed'
     shared.mkdir()
     (shared / "file").write_text("hello\n")
