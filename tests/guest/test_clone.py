@@ -40,18 +40,18 @@ def listed(checkout: Checkout) -> dict[str, dict[str, Any]]:
 
 
 WHO = """\
-cat /etc/ssh/ssh_host_ed25519_key.pub .ssh/authorized_keys /var/lib/cloud/data/instance-id
+cat /etc/ssh/ssh_host_ed25519_key.pub ~/.ssh/authorized_keys /var/lib/cloud/data/instance-id
 hostname
 cat /etc/machine-id"""
 
 
 def test_a_running_machine_is_cloned_and_both_go_on(one: Checkout) -> None:
-    run(one, "echo before >work")
+    run(one, "echo before >~/work")
     done = one.devbox("clone", "lab")
     assert done.returncode == 0
     assert "devbox up --machine lab" in done.stderr
     assert one.devbox("clone", "lab").returncode == 1
-    run(one, "echo after >work")
+    run(one, "echo after >~/work")
     assert status(one)["state"] == "running", "the parent went on meanwhile"
     assert listed(one)["lab"]["state"] == "stopped"
 
@@ -68,9 +68,9 @@ def test_a_running_machine_is_cloned_and_both_go_on(one: Checkout) -> None:
         assert told["next"] == "devbox up --machine lab"
     run(one, "true", "--machine", "lab")
     assert one.devbox("up", "--machine", "lab").returncode == 0
-    assert run(one, "cat work", "--machine", "lab") == "before\n"
-    assert run(one, "cat count", "--machine", "lab") == run(one, "cat count"), "no step ran again"
-    assert run(one, "cat work") == "after\n"
+    assert run(one, "cat ~/work", "--machine", "lab") == "before\n"
+    assert run(one, "cat ~/count", "--machine", "lab") == run(one, "cat ~/count"), "no step ran again"
+    assert run(one, "cat ~/work") == "after\n"
     own, others = run(one, WHO).splitlines(), run(one, WHO, "--machine", "lab").splitlines()
     assert set(own).isdisjoint(others)
     assert others[3].endswith("-lab")
@@ -81,20 +81,20 @@ def test_a_running_machine_is_cloned_and_both_go_on(one: Checkout) -> None:
 
 
 def test_a_stopped_machine_is_cloned(one: Checkout) -> None:
-    run(one, "echo stopped >work; sync")
+    run(one, "echo stopped >~/work; sync")
     assert one.devbox("halt").returncode == 0
     assert one.devbox("halt", "--machine", "lab").returncode == 0
     assert one.devbox("clone", "lab-2").returncode == 0
     assert one.devbox("up", "--machine", "lab-2", "--no-provision").returncode == 0
-    assert run(one, "cat work", "--machine", "lab-2") == "stopped\n"
+    assert run(one, "cat ~/work", "--machine", "lab-2") == "stopped\n"
     assert one.devbox("destroy", "--yes", "--machine", "lab-2").returncode == 0
     assert one.devbox("ssh", "--machine", "lab-2", "-c", "true").returncode == 1
     assert one.devbox("up").returncode == 0
-    assert run(one, "cat work") == "stopped\n"
+    assert run(one, "cat ~/work") == "stopped\n"
 
 
 def test_what_was_destroyed_comes_back(one: Checkout) -> None:
-    run(one, "echo precious >work; sync")
+    run(one, "echo precious >~/work; sync")
     before = status(one)["id"]
     assert "devbox undo" in one.devbox("destroy", "--yes").stderr
     assert status(one)["state"] == "not created"
@@ -105,7 +105,7 @@ def test_what_was_destroyed_comes_back(one: Checkout) -> None:
         assert status(moved)["id"] == before
         assert moved.devbox("undo", "default").returncode == 1
         assert moved.devbox("up").returncode == 0
-        assert run(moved, "cat work") == "precious\n"
+        assert run(moved, "cat ~/work") == "precious\n"
     finally:
         moved.root.rename(one.root)
     assert status(one)["id"] == before
