@@ -42,7 +42,7 @@ def list_layers(json: Annotated[bool, typer.Option("--json", help="Print JSON.")
         (
             row["sha256"][:12],
             row["box"],
-            f"{len(row['steps'])} steps" if row["steps"] else "first boot",
+            _holds(row["steps"]),
             ui.size(row["size"]),
             "yes" if row["memory"] else "-",
             f"{datetime.fromisoformat(row['created']).astimezone():%Y-%m-%d %H:%M}",
@@ -52,6 +52,12 @@ def list_layers(json: Annotated[bool, typer.Option("--json", help="Print JSON.")
         for row in rows
     ]
     ui.table(cells, ("LAYER", "BOX", "HOLDS", "ON DISK", "MEMORY", "MADE", "SAVES", "USED BY"))
+
+
+def _holds(steps: "list[str]") -> str:
+    if not steps:
+        return "first boot"
+    return f"{len(steps)} steps" if len(steps) > 1 else "1 step"
 
 
 def _plain(entry: "Entry", memory: bool, users: Any) -> dict[str, Any]:
@@ -68,7 +74,7 @@ def _plain(entry: "Entry", memory: bool, users: Any) -> dict[str, Any]:
         "created": layer.created,
         "seconds": layer.seconds,
         "reachable": entry.reachable,
-        "used_by": users.get(layer.sha256, ""),
+        "used_by": users.get(layer.sha256) or next((f"layer {one[:12]}" for one in entry.children), ""),
     }
 
 

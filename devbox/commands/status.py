@@ -1,5 +1,7 @@
 """`devbox status`: the truth about this project's machine, asked of the kernel and QEMU, never of a file."""
 
+from contextlib import suppress
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +52,7 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
         "box": record.image_label,
         "image": f"sha256:{record.image}",
         "arch": str(record.arch),
+        "layer": _layer(record),
         "disk": {"used": disk.stat().st_blocks * 512 if disk.exists() else 0, "size": record.disk_size},
         "ssh": {"host": "127.0.0.1", "port": seen.ssh_port, "user": record.user} if seen.ssh_port else None,
         "ports": [
@@ -72,6 +75,16 @@ def describe(root: Path, record: Record | None) -> dict[str, Any]:
     }
 
 
+def _layer(record: Record) -> dict[str, Any] | None:
+    """What the machine began with, as it was kept with its layer; the age of that is the age of what is in it."""
+    if not record.layer:
+        return None
+    kept: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        kept = loads((paths.layers_dir() / record.layer / "meta.json").read_bytes())
+    return {"sha256": record.layer, "steps": kept.get("steps"), "created": kept.get("created")}
+
+
 def _data(one: Data, record: Record) -> dict[str, Any]:
     attached = any(one.disk == known.path for known in started.load(record).disks or ())
     used = one.disk.stat().st_blocks * 512 if one.disk.exists() else 0
@@ -89,6 +102,9 @@ def _lines(seen: dict[str, Any]) -> list[tuple[str, str]]:
         pid = f", QEMU is process {seen['pid']}" if seen["pid"] else ""
         lines[1] = ("machine", f"{seen['state']}{reason}{pid}")
         lines.append(("box", f"{seen['box']}, {seen['arch']}, {seen['image'][:19]}…"))
+        if layer := seen["layer"]:
+            since = f", made {layer['created'][:10]}" if layer["created"] else ""
+            lines.append(("began with", f"a layer of {len(layer['steps'] or ())} steps{since}"))
         lines.append(("disk", f"{ui.size(seen['disk']['used'])} used of {ui.size(seen['disk']['size'])}"))
         if seen["ssh"]:
             lines.append(("ssh", f"{seen['ssh']['user']}@{seen['ssh']['host']} port {seen['ssh']['port']}"))
