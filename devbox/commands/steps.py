@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devbox import fs, ui
-from devbox.commands import outcome, session
+from devbox.commands import beside, outcome, session
 from devbox.config.model import FolderType, MachineSpec, Project, StepSpec
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
@@ -166,15 +166,16 @@ def port_numbers(project: Project, forwards: Sequence[Forward]) -> Mapping[str, 
 
 def farewell(project: Project, seen: Observation) -> None:
     """The Devboxfile's `message`, or what to do next."""
+    ssh = f"devbox ssh{beside.option(project.machine.name)}"
     if not project.machine.message:
-        ui.note("The machine is ready: `devbox ssh`.")
+        ui.note(f"The machine is ready: `{ssh}`.")
         return
     names = {
         "name": project.name,
         "hostname": project.machine.hostname,
         "ports": dict(port_numbers(project, seen.forwards)),
         "env": dict(project.machine.env),
-        "ssh": "devbox ssh",
+        "ssh": ssh,
     }
     sys.stdout.flush()
     ui.say(rendering.render(project.machine.message, names, "message"))

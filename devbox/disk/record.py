@@ -172,10 +172,14 @@ def making() -> Iterator[None]:
 
 
 def beside(project_root: Path) -> tuple[Record, ...]:
-    """The machines of this project other than its main one: those of a `verify`, at work or left by it."""
-    root = project_root.absolute()
+    """The machines of this project other than its main one: clones, and that of a `verify`. Also where it has moved."""
+    root, info = project_root.absolute(), project_root.stat()
+    others = [one for one in all_records() if isinstance(one, Record) and one.machine != MAIN]
     return tuple(
-        one for one in all_records() if isinstance(one, Record) and one.machine != MAIN and one.project == root
+        one
+        for one in others
+        if one.project == root
+        or ((one.device, one.inode) == (info.st_dev, info.st_ino) and hint.older(root, one.created))
     )
 
 

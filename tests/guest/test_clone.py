@@ -104,7 +104,7 @@ def test_what_was_destroyed_comes_back(one: Checkout) -> None:
         assert moved.devbox("undo").returncode == 0
         assert status(moved)["id"] == before
         assert moved.devbox("undo", "default").returncode == 1
-        assert moved.devbox("up").returncode == 0
+        assert moved.devbox("up", "--approve", "all").returncode == 0  # what was approved goes by the place
         assert run(moved, "cat ~/work") == "precious\n"
     finally:
         moved.root.rename(one.root)
