@@ -44,7 +44,7 @@ def destroy(
         lifecycle.destroy(record)
         gone = data_disks.discard(record.project, record.machine) if data else ()
     trash.collect(days)
-    ui.note(f"`devbox undo` brings it back, for {days} days; `devbox box prune --trash` frees its disk now.")
+    ui.note(f"`devbox undo` brings it back, for {days} days; `devbox gc --trash` frees its disk now.")
     if gone:
         ui.note(f"It brings back the data disks too: {', '.join(disk.name for disk in disks)}.")
     elif disks:
