@@ -98,6 +98,7 @@ class Birth:
             return
         try:
             template.publish(aside, layer, template.kind(self.vm, self._facts), label=self.vm.name)
+            _stay_within_limit()
         except (DevboxError, OSError) as trouble:
             template.drop(aside)
             ui.warn(f"The memory of the layer is not kept: {trouble}")
@@ -105,6 +106,15 @@ class Birth:
     def drop(self) -> None:
         if self._aside:
             template.drop(self._aside)
+
+
+def _stay_within_limit() -> None:
+    """What was kept just now may be too much: then the layers go that nobody uses or has asked for longest."""
+    from devbox.commands import gc
+
+    freed = gc.collect_layers(gc.policy(), dry_run=False)
+    if freed.removed:
+        ui.note(f"Freed {ui.size(freed.size)} of layers that no machine uses (`layers.limit`, `devbox layers`).")
 
 
 @contextmanager
