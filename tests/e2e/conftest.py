@@ -10,14 +10,18 @@ import pytest
 from tests.checkout import a_person
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Once, and not in each of the processes in which tests run side by side."""
+    kept = os.environ.get("DEVBOX_TEST_CACHE")
+    if kept and not hasattr(session.config, "workerinput"):
+        _forget_layers(Path(kept) / "devbox")
+
+
 @pytest.fixture(scope="session")
 def person() -> Iterator[dict[str, str]]:
     """One person for the whole session. Their cache may outlive it, so that the box is built once."""
     kept = os.environ.get("DEVBOX_TEST_CACHE")
-    cache = Path(kept) / "devbox" if kept else None
-    if cache:
-        _forget_layers(cache)
-    with a_person(cache) as env:
+    with a_person(Path(kept) / "devbox" if kept else None) as env:
         yield env
 
 
