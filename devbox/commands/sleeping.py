@@ -73,7 +73,8 @@ attach() {
 def go_on(record: Record) -> bool:
     """Let a suspended machine go on from its memory, whole again with its folders and clock; whether it was one.
 
-    Also brings back the folders of a machine that a kill has left without them. Raises what `suspend.wake` raises.
+    Also brings back the folders of a machine that a kill has left without them, and ends a QEMU that a kill has left
+    waiting for a memory. Raises what `suspend.wake` raises.
     """
     suspend.end_half_woken(record)
     seen = lifecycle.observe(record)

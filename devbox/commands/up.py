@@ -159,11 +159,12 @@ def _virtual_machine(record: "Record", machine: MachineSpec, facts: "HostFacts")
     from devbox.disk import data, overlay
     from devbox.machine import argv, dormant, lifecycle
 
-    if dormant.incomplete(record.dir):
+    seen = lifecycle.observe(record)
+    if dormant.incomplete(record.dir) or seen.state is lifecycle.State.PAUSED:
         from devbox.commands import sleeping
 
         sleeping.go_on(record)
-    seen = lifecycle.observe(record)
+        seen = lifecycle.observe(record)
     forwards, mounts = survey.shares(machine, record, facts, seen, bound=True)
     disks: tuple[data.Attached, ...] = ()
     if seen.state is lifecycle.State.STOPPED:

@@ -35,6 +35,8 @@ def start(vm: VmSpec, facts: HostFacts) -> liveness.Peek:
     hardware.remember(vm, command)
     begin = _open_log(vm.dir.qemu_log)
     virtiofsd.end_leftovers(vm.dir.runtime)
+    if vm.incoming and vm.plugged:
+        dormant.unplugged(vm.dir).touch()  # or a kill before they are plugged in would leave it without them
     helpers = virtiofsd.start(vm, facts, vm.dir.qemu_log)
     try:
         with vm.dir.qemu_log.open("ab") as log:

@@ -83,9 +83,11 @@ def pull_folders(record: Record) -> None:
 
 
 def end_half_woken(record: Record) -> None:
-    """End a QEMU that waits for a memory which nobody will give it any more: it is suspended as before."""
+    """End a QEMU that waits for a memory which nobody will give it any more, since a kill came between: that of a
+    suspended machine, of a template, or of the QEMU before it. The machine is suspended as before, or stopped.
+    """
     seen = liveness.peek(record.dir.status)
-    if seen and seen.uuid == record.uuid and seen.status == "inmigrate" and dormant.has_memory(record.dir):
+    if seen and seen.uuid == record.uuid and seen.status == "inmigrate":
         stop.stop(record, force=True)
 
 

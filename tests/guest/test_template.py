@@ -4,16 +4,19 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from devbox import fs
+from devbox.commands import up
+from devbox.config.model import FolderType
 from devbox.errors import DevboxError
-from devbox.machine import lifecycle, ram, start, template
+from devbox.machine import dormant, lifecycle, ram, start, template
 from devbox.machine.qmp import Qmp
 from devbox.machine.ram import RamFile
 from devbox.machine.template import Template
+from devbox.share.folders import Mount
 from tests.guest.conftest import SSH_WAIT, Machine
 
 pytestmark = pytest.mark.guest
@@ -109,3 +112,16 @@ def test_a_memory_that_does_not_fit_is_refused(new_machine: Callable[..., Machin
     assert refused.value.id == "machine.memory-load"
     lifecycle.halt(fork.record, force=True)
     assert fs.sha256_file(fork.record.dir.disk) == before
+
+
+def test_a_machine_that_a_kill_left_waiting_for_a_memory_is_started_anew(
+    new_machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    machine = new_machine()
+    record, mount = machine.record, Mount("one", tmp_path, PurePosixPath("/one"), FolderType.NINEP)
+    start.start(replace(machine.vm, incoming=True, mounts=(mount,)), machine.facts)
+    assert dormant.incomplete(record.dir)  # its folder is not plugged in yet
+    assert lifecycle.observe(record).state is lifecycle.State.PAUSED
+    up._virtual_machine(record, machine.spec, machine.facts)
+    assert lifecycle.observe(record).state is lifecycle.State.STOPPED
+    assert not dormant.incomplete(record.dir)
