@@ -14,6 +14,7 @@ import typer
 from devbox import ui
 from devbox.commands import plan, rebuild, session, sleeping, survey
 from devbox.commands.survey import Plan
+from devbox.config import preferences
 from devbox.config.model import Firmware, Project
 from devbox.disk import overlay, trash
 from devbox.disk import record as records
@@ -92,6 +93,7 @@ class Converging:
         ui.say("\n".join((*(f"  {line}" for line in told), f"  {plan.summary(made).partition('. ')[0]}.")))
 
     def _remove(self, record: Record, why: Sequence[Change], ready: Callable[[], object]) -> None:
+        days = preferences.load().trash_days  # a mistake in them is told before
         asked = " and ".join(map(rebuild.words, why))
         if not self._yes:
             if not sys.stdin.isatty():
@@ -108,7 +110,7 @@ class Converging:
         ready()
         with records.locked(record), ui.step("Destroy the old machine; its data disks are kept"):
             lifecycle.destroy(record)
-        trash.collect()
+        trash.collect(days)
 
     def _restart(self, record: Record, project: Project, why: Sequence[Change]) -> None:
         named = ", ".join(dict.fromkeys(change.key for change in why))

@@ -149,6 +149,8 @@ def make(
         return record.layer
     stable = image_facts.recall(record.image) or image_facts.learn(guest, record.image, context)
     found = prefix(project, context, record, stable)
+    if start.layer and start.layer.chain not in found.keys:
+        return record.layer  # The disk is of another size by now, or a port another: no layer can be told by its key.
     kept = _Keeper(record, found, start.layer, context)
     if start.layer is None or start.layer.chain != found.keys[-1]:
         try:

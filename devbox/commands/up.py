@@ -117,7 +117,8 @@ def reach(
     overlay.ensure(start.record, image, start.stack)
     seed.ensure(start.record, project.machine)
     record, vm = _virtual_machine(start.record, project.machine, facts)
-    with warm.birth(replace(start, record=record), vm, facts) as birth:
+    start = replace(start, record=record)  # its size and firmware may have changed since it was recorded
+    with warm.birth(start, vm, facts) as birth:
         begun = monotonic()
         running = _start(record, vm, facts, birth)
         running = first_boot.finish(running, project.machine, birth.vm, facts)

@@ -74,8 +74,14 @@ class Birth:
         if not self._keeps:
             yield lambda qmp: None
             return
-        if self.vm.plugged:
-            suspend.pull_folders(self._record)
+        try:
+            if self.vm.plugged:
+                suspend.pull_folders(self._record)
+        except DevboxError as trouble:
+            ui.warn(f"The memory is not kept, so the next machine boots from the layer's disk: {trouble}")
+            suspend.plug_folders(self._record, self.vm, self._facts)
+            yield lambda qmp: None
+            return
         try:
             yield self._save
         finally:

@@ -41,8 +41,14 @@ def activate(files: MachineDir, disk: Path) -> None:
 
 
 def sweep(files: MachineDir) -> None:
-    """Drop the machine's own files that its disk is not made of: named by their digest since, or never needed."""
-    used = {active(files), *parents(files)}
+    """Drop the machine's own files that its disk is not made of: named by their digest since, or never needed.
+
+    Nothing goes where the chain cannot be read down to an image: what is not seen then may well be needed.
+    """
+    below = parents(files)
+    if os.path.lexists(files.disk) and not (below and below[-1].exists() and not below[-1].match(_OWN)):
+        return
+    used = {active(files), *below}
     for path in files.folder.glob(_OWN):
         if path not in used:
             path.unlink(missing_ok=True)

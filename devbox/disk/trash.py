@@ -8,8 +8,6 @@ from devbox import fs, paths
 from devbox.disk import hint
 from devbox.disk.record import Record
 
-KEPT_DAYS = 7
-
 
 def discard(record: Record) -> Path:
     """Take the machine's folder out of the way in one rename; where it lies now, until `collect`."""
@@ -33,7 +31,7 @@ def delete(entry: Path) -> None:
     shutil.rmtree(entry, ignore_errors=True)
 
 
-def collect(days: float = KEPT_DAYS) -> None:
+def collect(days: float) -> None:
     """Delete what has been in the trash for longer than `days`."""
     for entry, since in entries():
         if since > days * 86400:

@@ -186,7 +186,8 @@ def _new(record: Record, name: str, of: Saved | None) -> Snapshot:
 
 
 def _told_files(record: Record) -> tuple[str, ...]:
-    return (record.dir.outcome.name, record.dir.started.name, record.dir.hardware.name)
+    files = record.dir
+    return (files.outcome.name, files.last_run.name, files.started.name, files.hardware.name)
 
 
 def _is_there(record: Record, name: str) -> bool:

@@ -219,6 +219,7 @@ def _normalized(vm: VmSpec, facts: HostFacts) -> tuple[str, ...]:
         incoming=False,
         ram=None,
         disk=None,
+        mounts=tuple(replace(mount, host=Path("/")) for mount in vm.mounts),
         cpus=1,
         memory=1 << 30,
     )

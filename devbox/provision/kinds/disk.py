@@ -106,7 +106,7 @@ case $status in
   *) fail "blkid cannot tell what the data disk $name ($device) holds (status $status), so it is left alone." ;;
 esac
 case "$nl$found$nl" in
-  *"${nl}UUID=$uuid$nl"*) ;;
+  *"${nl}UUID=$uuid$nl"*) rm -f "$state/making-$uuid" ;;
   "$nl$nl")
     # What is left of a file system that was being made when the machine lost its power is no more than blank.
     making=$state/making-$uuid

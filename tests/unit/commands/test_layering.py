@@ -1,23 +1,29 @@
 """Which layer fits a file: what counts for its keys and what does not; and a layer that could not be kept."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from devbox.box import store
-from devbox.commands import layering
+from devbox.commands import layering, warm
 from devbox.config import build, values
-from devbox.config.model import Arch, Firmware, Project
+from devbox.config.model import Arch, Firmware, FolderType, Project
 from devbox.disk import chain, identity, layers
 from devbox.disk import record as records
 from devbox.disk.record import Record
+from devbox.errors import DevboxError
 from devbox.guest import quiesce
-from devbox.machine import cut
+from devbox.machine import argv, cut, suspend, template
+from devbox.machine.lifecycle import Observation, State
+from devbox.provision import image_facts
 from devbox.provision.context import Context
+from devbox.share.folders import Mount
 from tests.unit.disk import machines
+from tests.unit.machine.test_argv import LINUX
 
 FACTS = {"os": "debian", "version": "12", "codename": "bookworm", "arch": "x86_64", "init": "systemd", "manager": "apt"}
 TEXT = """\
@@ -158,3 +164,37 @@ def test_nothing_is_kept_with_a_layer_that_came_too_late(
 
 def test_an_architecture_counts(tmp_path: Path, record: Record) -> None:
     assert keys(tmp_path / "p", replace(record, arch=Arch.AARCH64))[0] != keys(tmp_path / "p", record)[0]
+
+
+def test_nothing_is_made_on_a_layer_whose_key_is_another_by_now(tmp_path: Path, record: Record) -> None:
+    """As where the port that a template names was taken before QEMU could have it."""
+    identity.begin(record)
+    layer = layers.Layer(
+        sha256="e" * 64, chain="k0", parent="", image=record.image, label="", mac="", steps=(), seconds=1.0, created=""
+    )
+    image_facts._file(record.image).parent.mkdir(parents=True)
+    image_facts._file(record.image).write_text(json.dumps(FACTS))
+    start = layering.Start(replace(record, layer=layer.sha256), layer, fresh=True)
+    seen = Observation(State.RUNNING, ssh_port=22)
+    made = project(tmp_path / "p")
+    kept = layering.make(None, made, seen, start, slowdown=1.0, at_last=nullcontext)  # type: ignore[arg-type]
+    assert kept == layer.sha256
+
+
+def test_a_guest_that_keeps_a_folder_costs_the_memory_alone(
+    tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(record: Record) -> None:
+        raise DevboxError("machine.unplug", "The guest does not let go.")
+
+    plugged: list[Record] = []
+    monkeypatch.setattr(suspend, "pull_folders", held)
+    monkeypatch.setattr(suspend, "plug_folders", lambda record, vm, facts: plugged.append(record))
+    mount = Mount("one", tmp_path, PurePosixPath("/one"), FolderType.NINEP)
+    vm = argv.spec(record, project(tmp_path / "p").machine, mounts=(mount,))
+    birth = warm.Birth(layering.Start(record, fresh=True), vm, LINUX, None, None)
+    with birth.at_last() as while_stopped:
+        while_stopped(None)  # type: ignore[arg-type]
+    birth.keep("e" * 64)
+    assert plugged == [record]
+    assert template.entries() == ()

@@ -10,7 +10,7 @@ import pytest
 from devbox import fs, proc
 from devbox.box.store import Blob
 from devbox.config.model import Firmware
-from devbox.disk import chain, overlay
+from devbox.disk import chain, fork, overlay
 from devbox.disk import record as records
 from devbox.errors import DevboxError
 from tests.unit.disk import machines
@@ -214,3 +214,16 @@ def test_a_disk_that_cannot_grow_keeps_its_record(tmp_path: Path) -> None:
         overlay.grow(record, 128 * MIB)
     assert caught.value.id == "disk.grow-failed"
     assert records.find(record.project) == record
+
+
+@pytest.mark.parametrize("spoilt", ["top", "between"])
+def test_a_chain_that_cannot_be_read_costs_none_of_its_files(tmp_path: Path, spoilt: str) -> None:
+    record, image = machines.record(tmp_path)
+    overlay.ensure(record, image)
+    below = fork.freeze(record)
+    lowest, below = below, fork.freeze(record)
+    left = chain.new_name(record.dir)
+    left.touch()
+    (chain.active(record.dir) if spoilt == "top" else below).write_bytes(b"")
+    chain.sweep(record.dir)
+    assert all(path.exists() for path in (lowest, below, left))

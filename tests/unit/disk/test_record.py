@@ -273,11 +273,11 @@ def test_destroy_is_one_rename_and_the_trash_is_collected_when_old(tmp_path: Pat
     assert (gone / "disk.qcow2").read_bytes() == b"disk"
     assert records.all_records() == (other,)
     assert not (root / ".devbox" / "id").exists()
-    trash.collect()
+    trash.collect(7)
     assert gone.exists()
     old = gone.rename(gone.parent / f"1000-{made.id}")
     (paths.trash_dir() / "of somebody else").mkdir()
-    trash.collect()
+    trash.collect(7)
     assert not old.exists()
     assert (paths.trash_dir() / "of somebody else").exists()
     assert make(root, image).id != made.id

@@ -47,9 +47,11 @@ def names(record: Record) -> list[str]:
 
 def test_there_and_back(record: Record, disk: Path) -> None:
     record.dir.outcome.write_text("as it was")
+    record.dir.last_run.write_text("what ran by then")
     first = snapshots.take_still(record, "first")
     write(record, 2)
     record.dir.outcome.write_text("as it is")
+    record.dir.last_run.write_text("what has run since")
     record.dir.started.write_text("{}")
     qemu_img("resize", "-q", disk, "2G")
     restored = snapshots.put_back(replace(record, disk_size=2 << 30), first)
@@ -57,6 +59,7 @@ def test_there_and_back(record: Record, disk: Path) -> None:
     assert '"virtual-size": 1073741824' in qemu_img("info", "--output=json", disk)
     assert holds(record, 1)
     assert record.dir.outcome.read_text() == "as it was"
+    assert record.dir.last_run.read_text() == "what ran by then"  # by which `plan` goes while the machine is off
     assert not record.dir.started.exists()
     assert not dormant.has_memory(record.dir)
 
