@@ -7,7 +7,7 @@ import typer
 
 from devbox import proc, ui
 from devbox.commands import beside, target
-from devbox.disk import identity
+from devbox.disk import chain, identity
 from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
@@ -15,6 +15,7 @@ from devbox.guest import openssh
 from devbox.machine import lifecycle
 from devbox.machine.lifecycle import State
 
+_DEEPEST = 32  # files under a disk; `disk.chain` knows twice as many
 _PATIENCE = 180.0  # seconds for a guest to write out what it has in memory
 
 
@@ -40,7 +41,8 @@ def _freeze(parent: Record) -> Path:
     from devbox.disk import fork
 
     seen = lifecycle.observe(parent)
-    if not parent.dir.disk.exists() or identity.is_provisional(parent):
+    unfinished = identity.is_provisional(parent) or parent.dir.first_boot.exists()
+    if not parent.dir.disk.exists() or unfinished:
         raise DevboxError(
             "clone.state", "The machine is not ready yet, so there is nothing to clone.", hint="Run `devbox up` first."
         )
@@ -49,6 +51,12 @@ def _freeze(parent: Record) -> Path:
             "clone.state",
             "The machine has snapshots, which are inside the disk that the clone would share.",
             hint="See them with `devbox snapshot list`, and delete them first: `devbox snapshot delete NAME`.",
+        )
+    if len(chain.parents(parent.dir)) >= _DEEPEST:
+        raise DevboxError(
+            "clone.state",
+            f"The machine was cloned about {_DEEPEST} times, and each time its disk is read through one file more.",
+            hint="Make it anew for further clones: `devbox destroy`, then `devbox up`.",
         )
     if seen.state is State.STOPPED:
         return fork.freeze(parent)

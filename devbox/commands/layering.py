@@ -252,7 +252,7 @@ def _flatten_later(layer: Layer) -> None:
     if not flatten.is_deep(layer):
         return
     words = ("-c", "from devbox.launch import main; main()", "layers", "flatten", layer.sha256)
-    places = {name: os.environ[name] for name in ("DEVBOX_CACHE_DIR", "DEVBOX_STATE_DIR") if name in os.environ}
+    places = {"DEVBOX_CACHE_DIR": os.fspath(paths.cache_dir()), "DEVBOX_STATE_DIR": os.fspath(paths.state_dir())}
     with (paths.cache_dir() / "flatten.log").open("wb") as log:
         proc.start((sys.executable, "-P", *words), log=log, env=places)
 

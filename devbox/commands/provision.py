@@ -47,6 +47,8 @@ def provision(
     )
     with records.locked(target.existing(machine)):
         record, seen = target.running(machine)
+        if not check:
+            target.require_finished(record)  # no step may meet a guest that others have keys of
         mounts = started.load(record).mounts
         endpoint = session.endpoint(record, seen)
         door = openssh.knock(endpoint)

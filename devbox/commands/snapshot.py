@@ -34,6 +34,7 @@ def save(
     snapshots.check_name(name)
     record = target.existing(machine)
     with records.locked(record):
+        target.require_finished(record)
         if not force and any(one.name == name for one in snapshots.entries(record)):
             raise DevboxError(
                 "snapshot.exists",

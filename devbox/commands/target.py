@@ -26,7 +26,11 @@ def next_command(seen: Observation, record: Record | None = None) -> str:
         return word
     if seen.state is State.RUNNING and identity.is_provisional(record):
         word = "devbox up"  # It was interrupted before the guest had an identity of its own.
-    return word if record.machine == records.MAIN else f"{word} --machine {record.machine}"
+    return _of(word, record)
+
+
+def _of(command: str, record: Record) -> str:
+    return command if record.machine == records.MAIN else f"{command} --machine {record.machine}"
 
 
 def _next_command(seen: Observation) -> str:
@@ -49,6 +53,18 @@ def existing(machine: str = records.MAIN) -> Record:
             else f"Make it with `devbox clone {machine}`, or see which there are: `devbox list`.",
         )
     return record
+
+
+def require_finished(record: Record) -> None:
+    """Raises `machine.unfinished` where the first `up` was interrupted: what is kept of such a machine knows only keys
+    that are forgotten as soon as it has its own.
+    """
+    if identity.is_provisional(record) or record.dir.first_boot.exists():
+        raise DevboxError(
+            "machine.unfinished",
+            "The machine is not ready yet: its first `devbox up` was interrupted.",
+            hint=f"Finish it with `{_of('devbox up', record)}`.",
+        )
 
 
 def running(machine: str = records.MAIN) -> tuple[Record, Observation]:
