@@ -1,17 +1,15 @@
 """A machine's memory as a file, so that it can be copied while the machine stands still, and mapped by its forks.
 
-The file lies in memory (tmpfs) and loses its name as soon as QEMU has it: it is gone with the last that has it open.
+The file has no name (memfd): it is gone with the last that has it open, and no limit of a folder like /dev/shm holds
+for it, beyond which a write would kill QEMU long after the start.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the files in it are made anew and for their owner only
-_SPARE = 256 << 20
 _STEP = 1 << 26
 
 
@@ -32,49 +30,37 @@ class RamFile:
 
 
 @contextmanager
-def fresh(size: int | None, *, folder: Path = _SHARED_MEMORY) -> Iterator[RamFile | None]:
-    """An empty file for `size` bytes of memory; None where none is wanted, or this computer has no room for it.
+def fresh(size: int | None) -> Iterator[RamFile | None]:
+    """An empty file for `size` bytes of memory; None where none is wanted, or this computer cannot have it.
 
-    Its name is good for the duration of the block, in which QEMU opens it. One that a kill has left goes with the next.
+    Its path is good for the duration of the block, in which QEMU opens it.
     """
-    made = _make(size, folder) if size is not None else None
+    descriptor = _make(size) if size is not None else None
     try:
-        yield made
+        yield RamFile(Ram(_path(descriptor), shared=True), descriptor) if descriptor is not None else None
     finally:
-        if made:
-            made.ram.path.unlink(missing_ok=True)
-            os.close(made.descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _make(size: int, folder: Path) -> RamFile | None:
-    prefix = f"devbox-{os.getuid()}-"
+def _make(size: int) -> int | None:
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        return None
     try:
-        _sweep(folder, prefix)
-        room = os.statvfs(folder)
-        if room.f_bavail * room.f_frsize < size + _SPARE:
-            return None
-        path = folder / f"{prefix}{os.urandom(8).hex()}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.memfd_create("devbox-memory")
+    except (AttributeError, OSError):  # macOS has none
+        return None
+    try:
+        os.ftruncate(descriptor, size)
+        os.close(os.open(_path(descriptor), os.O_RDWR | os.O_CLOEXEC))  # as QEMU will; not every sandbox allows it
     except OSError:
-        return None  # macOS has no such folder, a container often a small one.
-    fcntl.flock(descriptor, fcntl.LOCK_EX)  # which says that somebody still needs the name
-    if not path.exists():  # a sweep came between
         os.close(descriptor)
         return None
-    os.ftruncate(descriptor, size)
-    return RamFile(Ram(path, shared=True), descriptor)
+    return descriptor
 
 
-def _sweep(folder: Path, prefix: str) -> None:
-    for left in folder.glob(f"{prefix}*"):
-        descriptor = os.open(left, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass  # In use.
-        finally:
-            os.close(descriptor)
+def _path(descriptor: int) -> Path:
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
 def copy(source: int, target: int) -> int:
