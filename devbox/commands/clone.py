@@ -64,7 +64,7 @@ def _freeze(parent: Record) -> Path:
         raise DevboxError(
             "clone.state",
             f"The machine is {seen.state}, and only a running or a stopped one can be cloned.",
-            hint=f"Go on with `{target.next_command(seen)}`.",
+            hint=f"Go on with `{target.next_command(seen, parent)}`.",
         )
     from devbox.machine import cut
     from devbox.machine.qmp import Qmp

@@ -15,6 +15,8 @@ import typer
 
 from devbox import proc, ui
 from devbox.commands import session, target
+from devbox.commands.beside import MachineOption
+from devbox.disk import record as records
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 
@@ -28,9 +30,10 @@ def logs(
     serial: Annotated[bool, typer.Option("--serial", help="Show the machine's console.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what is added (--serial).")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines from the end; 0 for all.")] = 0,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Show what devbox, a step or the console said."""
-    record = target.existing()
+    record = target.existing(machine)
     if step:
         _step_log(record, step, lines)
     elif serial:

@@ -6,12 +6,16 @@ import typer
 
 from devbox import ui
 from devbox.commands import target
+from devbox.commands.beside import MachineOption
+from devbox.disk import record as records
 from devbox.machine import started
 
 
-def ports(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def ports(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, machine: MachineOption = records.MAIN
+) -> None:
     """Show the forwarded ports."""
-    record, seen = target.running()
+    record, seen = target.running(machine)
     rows = [
         {
             "name": forward.name,

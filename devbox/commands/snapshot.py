@@ -103,7 +103,7 @@ def delete(name: Name, machine: MachineOption = records.MAIN) -> None:
             raise DevboxError(
                 "machine.not-answering",
                 f"The machine is {seen.state}: {seen.reason}.",
-                hint=f"Go on with `{target.next_command(seen)}`.",
+                hint=f"Go on with `{target.next_command(seen, record)}`.",
             )
         snapshots.delete(record, found)
         if seen.pid is None:
@@ -118,7 +118,7 @@ def _live(record: Record, name: str, *, force: bool) -> None:
     from devbox.commands import suspend
 
     seen = lifecycle.observe(record)
-    suspend.require_running(seen)
+    suspend.require_running(record, seen)
     vm = sleeping.as_it_runs(record, seen)
     sleeping.detach(record, force=force)
     try:

@@ -2,8 +2,10 @@
 
 from devbox import ui
 from devbox.commands import session
+from devbox.commands.beside import MachineOption
+from devbox.disk import record as records
 
 
-def ssh_config() -> None:
+def ssh_config(machine: MachineOption = records.MAIN) -> None:
     """Print an OpenSSH configuration for the machine."""
-    ui.emit(session.current().ssh_config.read_text().rstrip())
+    ui.emit(session.current(machine).ssh_config.read_text().rstrip())

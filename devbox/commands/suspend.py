@@ -40,7 +40,7 @@ def suspend(
 
 def save(record: Record, seen: Observation, *, force: bool) -> None:
     """Suspend the running machine, which goes on after any error. Raises what `require_running` raises."""
-    require_running(seen)
+    require_running(record, seen)
     vm = sleeping.as_it_runs(record, seen)
     sleeping.detach(record, force=force)
     try:
@@ -51,14 +51,14 @@ def save(record: Record, seen: Observation, *, force: bool) -> None:
         raise
 
 
-def require_running(seen: Observation) -> None:
+def require_running(record: Record, seen: Observation) -> None:
     """Raises `machine.not-running`, and `machine.no-suspend` where QEMU could not read back what it saves."""
     if seen.state is not State.RUNNING or seen.pid is None:
         reason = f" ({seen.reason})" if seen.reason else ""
         raise DevboxError(
             "machine.not-running",
             f"The machine is {seen.state}{reason}.",
-            hint=f"Go on with `{target.next_command(seen)}`.",
+            hint=f"Go on with `{target.next_command(seen, record)}`.",
         )
     if "hvf" in process.arguments(seen.pid):
         raise DevboxError(

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from devbox import paths, ui
-from devbox.commands import junit, rebuild, session, steps, target
+from devbox.commands import beside, junit, rebuild, session, steps, target
+from devbox.commands.beside import MachineOption
 from devbox.config import build
+from devbox.disk import record as records
 from devbox.errors import DevboxError
 from devbox.guest import openssh
 from devbox.provision import checks
@@ -22,11 +24,13 @@ def test(
     report: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report, for CI.")
     ] = None,
+    machine: MachineOption = records.MAIN,
 ) -> None:
     """Run the checks of the Devboxfile in the machine."""
-    project = rebuild.as_made(build.load(paths.find_project(Path.cwd())))
+    declared = beside.of(build.load(paths.find_project(Path.cwd())), machine)
+    project = rebuild.as_made(declared)
     asked = checks.select(project.machine.checks, names or ())
-    record, seen = target.running()
+    record, seen = target.running(machine)
     junit.prepare(report)
     endpoint = session.endpoint(record, seen)
     door = openssh.knock(endpoint)
@@ -46,7 +50,8 @@ def test(
         raise DevboxError(
             "test.failed",
             f"Checks: {junit.summary(cases)} ({ui.duration(seconds)}).",
-            hint=f"Look around with `devbox ssh`, then try again with `devbox test '{first}'`.",
+            hint=f"Look around with `devbox ssh{beside.option(machine)}`, "
+            f"then try again with `devbox test{beside.option(machine)} '{first}'`.",
             details=junit.failures_text(cases),
         )
     ui.done(f"Checks: {junit.summary(cases)} ({ui.duration(seconds)})")

@@ -43,7 +43,9 @@ def test_a_clone_is_listed_told_destroyed_and_taken_back(parent: Record) -> None
     seen = told(parent, "status", "--machine", "lab")
     assert (seen["machine"], seen["identity"], seen["next"]) == ("lab", "provisional", "devbox up --machine lab")
     assert "still that of" in typed(parent, "status", "--machine", "lab").stdout
-    assert "devbox up --machine lab" in typed(parent, "ssh", "--machine", "lab").stderr
+    for verb in ("ssh", "ssh-config", "ports", "suspend"):
+        assert "devbox up --machine lab" in typed(parent, verb, "--machine", "lab").stderr
+    assert typed(parent, "logs", "--machine", "lab").status == 0
     assert typed(parent, "destroy", "--yes", "--machine", "lab").status == 0
     assert records.find(parent.project) == parent
     assert typed(parent, "undo").status == 0
