@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devbox import paths
-from devbox.config.model import Project
+from devbox.config.model import Firmware, MachineSpec, Project
 from devbox.disk import record as records
+from devbox.errors import DevboxError
 
 if TYPE_CHECKING:
     from devbox.box.store import Image
@@ -56,15 +57,35 @@ def reach(folder: Path, asked: Asked, machine: str) -> Agreed:
     facts = host.probe(as_it_is.machine.arch, accel=asked.accel)
     beside.say_ports(declared, machine)
     converging = converge.Converging(beside.of(declared, machine), facts, yes=asked.yes, recreate=asked.recreate)
-
-    def ready() -> None:
-        host.probe(declared.machine.arch, accel=asked.accel)
-        locking.require(declared, None, locked=locked, provision=asked.provision)
-        locking.find_image(declared, None, locked=locked)
-
-    project = converging.settle(ready, steps=asked.provision)
+    project = converging.settle(lambda: _require_possible(declared, asked), steps=asked.provision)
     if project.machine.arch is not facts.guest_arch:
         facts = host.probe(project.machine.arch, accel=asked.accel)
     again = records.find(project.root, machine)
     image = locking.find_image(rebuild.as_made(declared, again, quiet=True), again, locked=locked)
     return Agreed(project, image, facts, converging.foreseen)
+
+
+def _require_possible(declared: Project, asked: Asked) -> None:
+    """Have what a new machine needs, and find what it would fail by, before the old one goes for it."""
+    from devbox.commands import locking
+    from devbox.machine import host
+
+    host.probe(declared.machine.arch, accel=asked.accel)
+    locking.require(declared, None, locked=asked.locked, provision=asked.provision)
+    image = locking.find_image(declared, None, locked=asked.locked)
+    records.check_size(declared.machine.disk, image.virtual_size)
+    firmware(declared.machine, image)
+
+
+def firmware(machine: MachineSpec, image: "Image") -> Firmware:
+    """BIOS where the image boots by it, since it is the quickest; what the Devboxfile names goes first."""
+    can = image.traits.firmware
+    if machine.firmware is Firmware.AUTO:
+        return Firmware.BIOS if Firmware.BIOS in can else Firmware.UEFI
+    if machine.firmware not in can:
+        raise DevboxError(
+            "box.firmware",
+            f"{image.traits.label} does not boot by {machine.firmware}, only by {', '.join(can)}.",
+            hint="Leave `firmware:` out of the Devboxfile.",
+        )
+    return machine.firmware

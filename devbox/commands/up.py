@@ -20,7 +20,7 @@ from devbox import paths, ui
 from devbox.commands import beside
 from devbox.commands.agreement import Asked
 from devbox.commands.beside import MachineOption
-from devbox.config.model import Firmware, MachineSpec, Project
+from devbox.config.model import MachineSpec, Project
 from devbox.disk import record as records
 from devbox.errors import DevboxError
 
@@ -87,7 +87,7 @@ def bring_up(folder: Path, asked: Asked | None = None, *, machine: str = records
     asked = asked or Asked()
     agreed = agreement.reach(folder, asked, machine)
     project, image, facts = agreed.project, agreed.image, agreed.facts
-    record = records.ensure(project, image, firmware(project.machine, image))
+    record = records.ensure(project, image, agreement.firmware(project.machine, image))
     layers = asked.layers and asked.provision
     with records.locked(record), reach(project, record, image, facts, layers=layers) as reached:
         if asked.provision:
@@ -138,20 +138,6 @@ def _discard_memory(machine: str) -> None:
     record = target.existing(machine)
     with records.locked(record):
         sleeping.shut_down_first(record, force=True)
-
-
-def firmware(machine: MachineSpec, image: "Image") -> Firmware:
-    """BIOS where the image boots by it, since it is the quickest; what the Devboxfile names goes first."""
-    can = image.traits.firmware
-    if machine.firmware is Firmware.AUTO:
-        return Firmware.BIOS if Firmware.BIOS in can else Firmware.UEFI
-    if machine.firmware not in can:
-        raise DevboxError(
-            "box.firmware",
-            f"{image.traits.label} does not boot by {machine.firmware}, only by {', '.join(can)}.",
-            hint="Leave `firmware:` out of the Devboxfile.",
-        )
-    return machine.firmware
 
 
 def _virtual_machine(record: "Record", machine: MachineSpec, facts: "HostFacts") -> "tuple[Record, VmSpec]":

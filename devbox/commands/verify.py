@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from devbox import paths, ui
-from devbox.commands import beside, junit, up
+from devbox.commands import agreement, beside, junit, up
 from devbox.commands.junit import Case
 from devbox.config.model import Project, When
 from devbox.disk import data
@@ -60,7 +60,7 @@ def verify(
     _remove_left_over(declared.root)
     project = fresh(declared)
     started = time.monotonic()
-    record = records.ensure(project, image, up.firmware(project.machine, image))
+    record = records.ensure(project, image, agreement.firmware(project.machine, image))
     with records.locked(record), _destroyed_afterwards(record, keep=keep):
         cases = _prove(project, record, image, facts)
         seconds = time.monotonic() - started
