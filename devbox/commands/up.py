@@ -157,13 +157,16 @@ def _virtual_machine(record: "Record", machine: MachineSpec, facts: "HostFacts")
     """The machine as QEMU is to run it, its ports, folders and disks planned here. A suspended one wakes."""
     from devbox.commands import converge, first_boot, survey
     from devbox.disk import data, overlay
-    from devbox.machine import argv, dormant, lifecycle
+    from devbox.machine import argv, dormant, lifecycle, suspend
 
     if dormant.incomplete(record.dir):
         from devbox.commands import sleeping
 
         sleeping.go_on(record)
     seen = lifecycle.observe(record)
+    if seen.state is lifecycle.State.PAUSED:  # by an `up` that was killed before its guest had a memory, perhaps
+        suspend.end_half_woken(record)
+        seen = lifecycle.observe(record)
     forwards, mounts = survey.shares(machine, record, facts, seen, bound=True)
     disks: tuple[data.Attached, ...] = ()
     if seen.state is lifecycle.State.STOPPED:
@@ -184,8 +187,11 @@ def _start(record: "Record", vm: "VmSpec", facts: "HostFacts", birth: "Birth") -
         ui.warn(f"The machine is emulated, which is several times slower: {facts.accelerator_reason}")
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])
-    with ui.step(f"{birth.title} QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):
-        return birth.start()
+    what = f"QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"
+    with ui.step(f"{birth.title} {what}") as step:
+        running = birth.start()
+        step.title = f"{birth.title} {what}"
+    return running
 
 
 def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":

@@ -83,9 +83,11 @@ def pull_folders(record: Record) -> None:
 
 
 def end_half_woken(record: Record) -> None:
-    """End a QEMU that waits for a memory which nobody will give it any more: it is suspended as before."""
+    """End a QEMU that waits for a memory which nobody will give it any more: it is suspended as before, or, where
+    that was the memory of its layer, stopped as before. Its guest has not run yet.
+    """
     seen = liveness.peek(record.dir.status)
-    if seen and seen.uuid == record.uuid and seen.status == "inmigrate" and dormant.has_memory(record.dir):
+    if seen and seen.uuid == record.uuid and seen.status == "inmigrate":
         stop.stop(record, force=True)
 
 

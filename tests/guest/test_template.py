@@ -10,7 +10,8 @@ import pytest
 
 from devbox import fs
 from devbox.errors import DevboxError
-from devbox.machine import lifecycle, ram, start, template
+from devbox.machine import lifecycle, memory, ram, start, suspend, template
+from devbox.machine.lifecycle import State
 from devbox.machine.qmp import Qmp
 from devbox.machine.ram import RamFile
 from devbox.machine.template import Template
@@ -109,3 +110,29 @@ def test_a_memory_that_does_not_fit_is_refused(new_machine: Callable[..., Machin
     assert refused.value.id == "machine.memory-load"
     lifecycle.halt(fork.record, force=True)
     assert fs.sha256_file(fork.record.dir.disk) == before
+
+
+def test_a_machine_that_nobody_gives_its_memory_any_more_is_ended(new_machine: Callable[..., Machine]) -> None:
+    """What a kill of `up` leaves before the memory was loaded: the next one begins anew, with the disk as it was."""
+    fork = new_machine()
+    before = fs.sha256_file(fork.record.dir.disk)
+    start.start(replace(fork.vm, incoming=True), fork.facts)
+    assert lifecycle.observe(fork.record).state is State.PAUSED
+    suspend.end_half_woken(fork.record)
+    assert lifecycle.observe(fork.record).state is State.STOPPED
+    assert fs.sha256_file(fork.record.dir.disk) == before
+
+
+def test_a_capability_that_a_kill_has_left_on_is_not_used(new_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    machine = new_machine()
+    with ram.fresh(machine.vm.memory) as own:
+        assert own
+        lifecycle.ensure_running(machine.record, replace(machine.vm, ram=own.ram), machine.facts)
+        machine.ssh("true", wait=SSH_WAIT)
+        with Qmp(machine.record.dir.qmp, timeout=60) as qmp:
+            qmp.execute("stop")
+            memory.save(qmp, tmp_path / "devices", capabilities=(memory.WITHOUT_RAM,))
+            qmp.execute("cont")
+            qmp.execute("stop")
+            memory.save(qmp, tmp_path / "all")
+    assert (tmp_path / "all").stat().st_size > 4 * (tmp_path / "devices").stat().st_size
