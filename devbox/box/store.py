@@ -236,7 +236,8 @@ def _rehash(path: Path) -> Blob | None:
     if not stat.S_ISREG(path.lstat().st_mode):
         _set_aside(path, label, "it is not a file")
         return None
-    with ui.transfer(f"Checking the stored image {label or path.name[:12]}", path.stat().st_size) as advance:
+    what = f"layer {path.name[:12]} of" if qcow2.backing(path) else "image"
+    with ui.transfer(f"Checking the stored {what} {label or path.name[:12]}", path.stat().st_size) as advance:
         found = fs.sha256_file(path, advance)
     if found != path.name:
         _set_aside(path, label, f"its sha256 is {found}")

@@ -47,7 +47,7 @@ def list_boxes(json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
     rows = _rows()
     shown = {sha256 for row in rows for sha256 in row.stored.values()}
-    others = [blob for blob in store.entries() if blob.sha256 not in shown]
+    others = [blob for blob in store.entries() if blob.sha256 not in shown and not blob.parent]  # no layers
     if json:
         ui.emit_json({"boxes": [row.plain() for row in rows], "others": [_blob(blob) for blob in others]})
         return
@@ -112,7 +112,10 @@ def verify() -> None:
     verdicts = store.verify_all()
     damaged = [verdict.blob for verdict in verdicts if not verdict.whole]
     if not damaged:
-        ui.done(f"{len(verdicts)} images, all whole.")
+        layers = sum(bool(verdict.blob.parent) for verdict in verdicts)
+        more = f" and {layers} layer{'s' if layers != 1 else ''}" if layers else ""
+        images = len(verdicts) - layers
+        ui.done(f"{images} image{'s' if images != 1 else ''}{more}, all whole.")
         return
     used = any(blob.links > 1 for blob in damaged)
     raise DevboxError(

@@ -1,6 +1,8 @@
 """`devbox layers`: what new machines can begin with, what it takes of the disk, and who stands on it."""
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ from devbox import ui
 
 if TYPE_CHECKING:
     from devbox.disk.layers import Entry
+    from devbox.fs import Place
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 _NICE = 15
@@ -30,8 +33,8 @@ def list_layers(json: Annotated[bool, typer.Option("--json", help="Print JSON.")
     from devbox.machine import template
 
     memories = {one.layer for one in template.entries()}
-    users, _ = holds.of_machines()
-    rows = [_plain(one, one.layer.sha256 in memories, users) for one in stored.entries()]
+    users = holds.of_machines()
+    rows = [_plain(one, one.layer.sha256 in memories, _user(one, *users)) for one in stored.entries()]
     if json:
         ui.emit_json({"layers": rows})
         return
@@ -60,7 +63,17 @@ def _holds(steps: "list[str]") -> str:
     return f"{len(steps)} steps" if len(steps) > 1 else "1 step"
 
 
-def _plain(entry: "Entry", memory: bool, users: Any) -> dict[str, Any]:
+def _user(entry: "Entry", digests: "Mapping[str, str]", files: "Mapping[Place, str]") -> str:
+    """Which machine stands on it: its record says so, or its folder has it, as of the layers further down."""
+    if user := digests.get(entry.layer.sha256):
+        return user
+    with suppress(FileNotFoundError):
+        info = entry.layer.blob.stat()
+        return files.get((info.st_dev, info.st_ino), "")
+    return ""
+
+
+def _plain(entry: "Entry", memory: bool, user: str) -> dict[str, Any]:
     layer = entry.layer
     return {
         "sha256": layer.sha256,
@@ -74,7 +87,7 @@ def _plain(entry: "Entry", memory: bool, users: Any) -> dict[str, Any]:
         "created": layer.created,
         "seconds": layer.seconds,
         "reachable": entry.reachable,
-        "used_by": users.get(layer.sha256) or next((f"layer {one[:12]}" for one in entry.children), ""),
+        "used_by": user or next((f"layer {one[:12]}" for one in entry.children), ""),
     }
 
 

@@ -169,7 +169,7 @@ def _of_step(one: Outcome) -> Change:
     """Of an action, which has no state, the reason says enough."""
     fields = [change for change in one.changes if change.field != "done"]
     old, new = (
-        ", ".join(f"{name} {_short(value)}" for name, value in pairs if value is not None) or None
+        ", ".join(f"{report.called(name)} {_short(value)}" for name, value in pairs if value is not None) or None
         for pairs in (
             [(change.field, change.old) for change in fields],
             [(change.field, change.new) for change in fields],

@@ -172,8 +172,11 @@ def _start(record: "Record", vm: "VmSpec", facts: "HostFacts", birth: "Birth") -
         ui.warn(f"The machine is emulated, which is several times slower: {facts.accelerator_reason}")
     started.save(record, vm)
     version = ".".join(str(number) for number in facts.qemu_version[:2])
-    with ui.step(f"{birth.title} QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"):
-        return birth.start()
+    what = f"QEMU {version} ({facts.accelerator}, {vm.cpus} CPUs, {ui.size(vm.memory)})"
+    with ui.step(f"{birth.title} {what}") as step:
+        running = birth.start()
+        step.title = f"{birth.title} {what}"
+    return running
 
 
 def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":

@@ -53,8 +53,9 @@ class Birth:
             try:
                 self._go_on(self._template)
             except DevboxError as trouble:
-                ui.warn(f"{trouble.message} The disk of the layer boots instead.")
+                ui.warn(f"The disk of the layer boots instead, since its memory could not be used: {trouble.message}")
                 lifecycle.halt(self._record, force=True)
+                self._template = None
         # A QEMU that is given a kernel is soon changed for another one: that one gets the file.
         vm = replace(self.vm, ram=None) if self.vm.direct else self.vm
         return lifecycle.ensure_running(self._record, vm, self._facts)

@@ -16,6 +16,7 @@ from devbox import fs
 from devbox.errors import DevboxError
 from devbox.machine.qmp import Qmp
 
+WITHOUT_RAM = "x-ignore-shared"  # a capability: the devices alone; what the guest has in memory is in a shared file
 _NAME = "memory"  # of the descriptor, between `getfd` and its use
 _STALL = 120.0  # seconds without any progress after which nothing more is expected
 _LOOK = 1.0  # at most so long until progress is looked at, when no event comes
@@ -107,7 +108,9 @@ def _save(qmp: Qmp, fd: int, capabilities: Sequence[str], stall: float) -> None:
 
 
 def _prepare(qmp: Qmp, capabilities: Sequence[str]) -> None:
+    # Each that anybody here sets is set: one stays on when a kill comes before it is taken back.
     wanted = [{"capability": name, "state": True} for name in ("events", *capabilities)]
+    wanted += [{"capability": name, "state": False} for name in (WITHOUT_RAM,) if name not in capabilities]
     qmp.execute("migrate-set-capabilities", capabilities=wanted)
 
 

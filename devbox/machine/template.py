@@ -28,7 +28,6 @@ from devbox.paths import MachineDir
 
 _SCHEMA = 1
 _SECRET = 0o600
-_WITHOUT_RAM = "x-ignore-shared"  # the devices alone; what the guest has in memory is in the shared file
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +154,13 @@ def load(qmp: Qmp, template: Template) -> None:
     if template.streamed:
         memory.load(qmp, template.state)
     else:
-        memory.load(qmp, template.state, capabilities=(_WITHOUT_RAM,))
+        memory.load(qmp, template.state, capabilities=(memory.WITHOUT_RAM,))
         _include_ram(qmp)
 
 
 def _save_devices(qmp: Qmp, state: Path) -> None:
     try:
-        memory.save(qmp, state, capabilities=(_WITHOUT_RAM,))
+        memory.save(qmp, state, capabilities=(memory.WITHOUT_RAM,))
     finally:
         _include_ram(qmp)
 
@@ -176,7 +175,7 @@ def _copy_ram(source: int, path: Path) -> None:
 
 def _include_ram(qmp: Qmp) -> None:
     """The capability stays set, and a later `suspend` of this machine would leave its memory out."""
-    qmp.execute("migrate-set-capabilities", capabilities=[{"capability": _WITHOUT_RAM, "state": False}])
+    qmp.execute("migrate-set-capabilities", capabilities=[{"capability": memory.WITHOUT_RAM, "state": False}])
 
 
 def _differences(one: Template, wanted: Mapping[str, str]) -> list[str]:

@@ -132,8 +132,12 @@ def failure(step: Step[object], seen: Seen, desired: tuple[tuple[str, str], ...]
 
 def describe(change: Change) -> str:
     """One field: old and new; content by the beginning of its digest."""
-    name = "content" if change.field == "sha256" else change.field
-    return f"{name}: {shown(change.old)} → {shown(change.new)}"
+    return f"{called(change.field)}: {shown(change.old)} → {shown(change.new)}"
+
+
+def called(field: str) -> str:
+    """A field of a state as people know it."""
+    return "content" if field == "sha256" else field
 
 
 def shown(value: str | None) -> str:

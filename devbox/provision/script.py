@@ -160,6 +160,8 @@ _ATTACH = """
 attached=1
 is_running() { [ -e "$run/main" ] && kill -0 "$pid" 2>/dev/null; }
 # In a shell of its own, which ends when the run's files vanish between two looks: then the run has ended.
+# Whoever started it is gone, and nobody waits at its gates any more.
+([ ! -e "$run/main" ] || : >"$run/open.all") 2>/dev/null
 ([ -r "$run/pid" ] && read -r pid <"$run/pid" && follow) || frame done
 """
 

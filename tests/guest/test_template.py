@@ -12,7 +12,7 @@ from devbox import fs
 from devbox.commands import up
 from devbox.config.model import FolderType
 from devbox.errors import DevboxError
-from devbox.machine import dormant, lifecycle, ram, start, template
+from devbox.machine import dormant, lifecycle, memory, ram, start, template
 from devbox.machine.qmp import Qmp
 from devbox.machine.ram import RamFile
 from devbox.machine.template import Template
@@ -125,3 +125,18 @@ def test_a_machine_that_a_kill_left_waiting_for_a_memory_is_started_anew(
     up._virtual_machine(record, machine.spec, machine.facts)
     assert lifecycle.observe(record).state is lifecycle.State.STOPPED
     assert not dormant.incomplete(record.dir)
+
+
+def test_a_capability_that_a_kill_has_left_on_is_not_used(new_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    machine = new_machine()
+    with ram.fresh(machine.vm.memory) as own:
+        assert own
+        lifecycle.ensure_running(machine.record, replace(machine.vm, ram=own.ram), machine.facts)
+        machine.ssh("true", wait=SSH_WAIT)
+        with Qmp(machine.record.dir.qmp, timeout=60) as qmp:
+            qmp.execute("stop")
+            memory.save(qmp, tmp_path / "devices", capabilities=(memory.WITHOUT_RAM,))
+            qmp.execute("cont")
+            qmp.execute("stop")
+            memory.save(qmp, tmp_path / "all")
+    assert (tmp_path / "all").stat().st_size > 4 * (tmp_path / "devices").stat().st_size

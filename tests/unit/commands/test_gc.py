@@ -67,6 +67,27 @@ def test_box_prune_leaves_layers_and_what_they_stand_on() -> None:
     assert "2 stay" in shown.stderr
 
 
+def test_layers_are_used_by_who_has_them_further_down_too(tmp_path: Path) -> None:
+    image = blob("image")
+    lower = layer("lower", image)
+    upper = layer("upper", lower)
+    for digest, parent in ((lower, image), (upper, lower)):
+        meta = {
+            "schema": 1,
+            "chain": digest,
+            "parent": parent,
+            "image": image,
+            "label": "a box",
+            "mac": "",
+            "steps": [],
+        }
+        meta |= {"seconds": 1.0, "created": "2026-01-01T00:00:00+00:00"}
+        (paths.layers_dir() / digest / "meta.json").write_text(json.dumps(meta))
+    record = machine(tmp_path, "user", image, lower, upper, image=image, layer=upper)
+    told = json.loads(invoke("layers", "--json").stdout)["layers"]
+    assert {one["sha256"]: one["used_by"] for one in told} == dict.fromkeys((lower, upper), str(record.project))
+
+
 def test_du_shows_each_class_and_what_gc_would_free(tmp_path: Path) -> None:
     image = blob("image", size=2 * MIB)
     top = layer("top", image, size=MIB)

@@ -177,6 +177,7 @@ def test_steps_join_and_those_that_run_anyway_are_no_difference(root: Path) -> N
         Outcome("skipped", "run", Status.SKIPPED),
         Outcome("maybe", "file", Status.UNKNOWN, reason="it depends on what an earlier step makes"),
         Outcome("f", "file", Status.WOULD_CHANGE, changes=(Field("mode", "0644", "0600"), Field("owner", None, "dev"))),
+        Outcome("g", "file", Status.WOULD_CHANGE, changes=(Field("sha256", None, "a" * 64),)),
     )
     assert made.always == ("always",)
     assert made.changes == (
@@ -184,6 +185,7 @@ def test_steps_join_and_those_that_run_anyway_are_no_difference(root: Path) -> N
         Change("one", Effect.STEP, None, None, "why", 3.0),
         Change("maybe", Effect.STEP, None, None, "it depends on what an earlier step makes"),
         Change("f", Effect.STEP, "mode 0644", "mode 0600, owner dev"),
+        Change("g", Effect.STEP, None, "content sha256 aaaaaaaa…"),
     )
 
 

@@ -66,6 +66,15 @@ def test_what_goes_wrong_at_a_gate_leaves_it_open(guest: FakeGuest, project: Pat
     assert guest.path("order").read_text() == "one\ntwo\nthree\n"
 
 
+def test_who_follows_a_run_opens_the_gates_that_its_devbox_has_left(guest: FakeGuest, project: Path) -> None:
+    guest.lose_at = b" gate 0"
+    with pytest.raises(DevboxError):
+        go(guest, project, lambda *_: None, Gates(after=0.0, patience=86400.0))
+    guest.lose_at = b""
+    assert go(guest, project, None).ok
+    assert guest.path("order").read_text() == "one\ntwo\nthree\n"
+
+
 def test_quick_steps_have_no_gate_and_runs_without_layers_none_at_all(guest: FakeGuest, project: Path) -> None:
     reached: list[int] = []
 
