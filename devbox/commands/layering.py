@@ -134,11 +134,13 @@ def make(
     *,
     slowdown: float,
     at_last: Callable[[], AbstractContextManager[Callable[[Qmp], None]]],
+    again: bool = False,
 ) -> str:
     """The cacheable steps of a new machine carried out, before its folders are there, and kept as layers.
 
     The sha256 of the layer that its disk stands on then, "" where it is none. `at_last` surrounds the making of the
-    last one, and gives what is called while the machine stands still for it.
+    last one, and gives what is called while the machine stands still for it. With `again` the last one is made once
+    more above itself, for the memory that it lacks.
     """
     record = start.record
     if not start.fresh or not identity.is_provisional(record):
@@ -152,7 +154,10 @@ def make(
     if start.layer and start.layer.chain not in found.keys:
         return record.layer  # The disk is of another size by now, or a port another: no layer can be told by its key.
     kept = _Keeper(record, found, start.layer, context)
-    if start.layer is None or start.layer.chain != found.keys[-1]:
+    whole = start.layer is not None and start.layer.chain == found.keys[-1]
+    if whole and not again:
+        return kept.sha256
+    if not whole:
         try:
             apply.provision(
                 guest, found.specs, replace(context, at_gate=kept.at_gate, gates=_gates(slowdown)), Options()
@@ -162,8 +167,8 @@ def make(
                 raise
             ui.warn(f"{failed.message} It is tried again now that the project's folders are there.")
             return kept.sha256
-        with at_last() as while_stopped:
-            kept.keep(len(found.keys), guest, while_stopped=while_stopped)
+    with at_last() as while_stopped:
+        kept.keep(len(found.keys), guest, while_stopped=while_stopped, again=whole)
     return kept.sha256
 
 
@@ -194,13 +199,14 @@ class _Keeper:
         *,
         go_on: Callable[[], None] = lambda: None,
         while_stopped: Callable[[Qmp], None] | None = None,
+        again: bool = False,
     ) -> None:
-        """The layer after the first `count` steps, unless there is one, or there can be none."""
+        """The layer after the first `count` steps, unless there is one (and none is wanted `again`) or can be none."""
         key, parent = self._found.keys[count - 1], chain.parents(self._record.dir)[0].name
-        if layers.find(key) or not store.have(parent):
-            return
         spent = self._before + time.monotonic() - self._begun - self._held_up
         try:
+            if (layers.find(key) and not again) or not store.have(parent):
+                return
             with layers.claim(key), Qmp(self._record.dir.qmp, timeout=_QMP_PATIENCE) as qmp:
                 sha256 = self._frozen(qmp, guest, go_on, while_stopped)
                 record = self._record
@@ -217,6 +223,7 @@ class _Keeper:
                         seconds=round(spent, 1),
                         created=layers.now(),
                     ),
+                    again=again,
                 )
         except (DevboxError, OSError) as trouble:
             if not (isinstance(trouble, DevboxError) and trouble.id == "lock.busy"):
@@ -245,6 +252,19 @@ class _Keeper:
         sha256 = fs.sha256_file(frozen)
         cut.settle(self._record, qmp, frozen, sha256)
         return sha256
+
+
+def stay_within_limit() -> None:
+    """What was kept just now may be too much: then layers go that no machine uses and nobody asked for lately."""
+    from devbox.commands import gc
+
+    try:
+        freed = gc.collect_layers(gc.policy(), dry_run=False)
+    except (DevboxError, OSError) as trouble:
+        ui.warn(f"The layers could not be kept within their limit: {trouble}")
+        return
+    if freed.removed:
+        ui.note(f"Freed {ui.size(freed.size)} of layers that nobody uses any more: `devbox layers` shows the others.")
 
 
 def _flatten_later(layer: Layer) -> None:

@@ -34,6 +34,8 @@ def _of(command: str, record: Record) -> str:
 
 
 def _next_command(seen: Observation) -> str:
+    if seen.reason == lifecycle.WAITS_FOR_MEMORY:
+        return "devbox up"  # A kill came between, and nobody will give it any: `up` begins anew.
     if seen.reason == lifecycle.NO_SOCKETS:
         return "devbox reload"  # The guest itself is well, so it is shut down in good order.
     return _NEXT.get(seen.state, "devbox up")

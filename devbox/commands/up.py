@@ -125,7 +125,10 @@ def reach(
         machine, seen, guest = project.machine, running.observation, _connect(running, facts)
         if running.fresh:
             started.corrected(record, seconds=monotonic() - begun)
-        birth.keep(layering.make(guest, project, seen, start, slowdown=facts.slowdown, at_last=birth.at_last))
+        again, slowdown = birth.remakes, facts.slowdown
+        birth.keep(layering.make(guest, project, seen, start, slowdown=slowdown, at_last=birth.at_last, again=again))
+    if start.fresh:
+        layering.stay_within_limit()
     mounts = started.load(record).mounts  # those of the running QEMU, which a restart may have to catch up with
     with renewal.ensure_own_identity(guest, record, machine, seen, slowdown=facts.slowdown) as guest:
         steps.bring_folders(project, record, seen, mounts)

@@ -39,13 +39,18 @@ class Birth:
     ) -> None:
         self.vm = replace(vm, ram=memory.ram if memory else None)
         self._record, self._facts = start.record, facts
-        self._template, self._memory = found, memory
+        self._template, self._memory, self._whole = found, memory, start.whole
         self._keeps = keeps and facts.accelerator is not Accelerator.HVF  # not tried there yet
         self._aside: Path | None = None
 
     @property
     def title(self) -> str:
         return "Go on from the memory of its layer, in" if self._template else "Start"
+
+    @property
+    def remakes(self) -> bool:
+        """Whether the layer holds all that one may, and lacks a memory for this kind of machine."""
+        return self._keeps and self._whole and self._template is None
 
     def start(self) -> Running:
         """The machine runs: it goes on from a memory, or boots, or does so already."""
@@ -55,6 +60,8 @@ class Birth:
             except DevboxError as trouble:
                 ui.warn(f"The disk of the layer boots instead, since its memory could not be used: {trouble.message}")
                 lifecycle.halt(self._record, force=True)
+                if trouble.id == "machine.memory-load" or "backing store" in trouble.details:
+                    template.drop(self._template.folder)  # it is spoilt, and would be for every machine
                 self._template = None
         # A QEMU that is given a kernel is soon changed for another one: that one gets the file.
         vm = replace(self.vm, ram=None) if self.vm.direct else self.vm
@@ -105,7 +112,6 @@ class Birth:
             return
         try:
             template.publish(aside, layer, template.kind(self.vm, self._facts), label=self.vm.name)
-            _stay_within_limit()
         except (DevboxError, OSError) as trouble:
             template.drop(aside)
             ui.warn(f"The memory of the layer is not kept: {trouble}")
@@ -113,15 +119,6 @@ class Birth:
     def drop(self) -> None:
         if self._aside:
             template.drop(self._aside)
-
-
-def _stay_within_limit() -> None:
-    """What was kept just now may be too much: then the layers go that nobody uses or has asked for longest."""
-    from devbox.commands import gc
-
-    freed = gc.collect_layers(gc.policy(), dry_run=False)
-    if freed.removed:
-        ui.note(f"Freed {ui.size(freed.size)} of layers that no machine uses (`layers.limit`, `devbox layers`).")
 
 
 @contextmanager
@@ -132,7 +129,7 @@ def birth(start: Start, vm: VmSpec, facts: HostFacts) -> Iterator[Birth]:
         return
     found = _fitting(start, vm, facts)
     # Its own memory, as a file, is for what maps it beside QEMU: a folder's helper, and the next template.
-    makes_one = start.fresh and not start.whole and facts.accelerator is not Accelerator.HVF
+    makes_one = start.fresh and not (start.whole and found) and facts.accelerator is not Accelerator.HVF
     with ram.fresh(vm.memory if makes_one or (found and vm.virtiofs) else None) as memory:
         if found and vm.virtiofs and not memory:
             found = None

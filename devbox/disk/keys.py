@@ -1,5 +1,7 @@
 """ed25519 key pairs made by ssh-keygen: the private file appears whole or not at all; the public line is returned."""
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 
@@ -22,6 +24,8 @@ def make(path: Path) -> str:
 
 
 def _checked(done: proc.Completed) -> proc.Completed:
+    if done.status != 0 and "No space left" in done.error_text:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # which is told as for any other file
     if done.status != 0:
         raise DevboxError(
             "disk.key-failed",

@@ -145,15 +145,15 @@ def stack(layer: Layer) -> tuple[Blob, ...]:
     return ()
 
 
-def publish(record: Record, made: Layer) -> Layer | None:
+def publish(record: Record, made: Layer, *, again: bool = False) -> Layer | None:
     """Take the file `made.sha256` of the machine's disk into the store, with the keys that its guest was born with.
 
     None where that cannot be: its parent's bytes are not in the store, or the machine has an identity of its own.
-    The caller holds `claim`.
+    With `again` it takes the place of the one that has its key. The caller holds `claim`.
     """
     file = record.dir.parent(made.sha256)
     made = replace(made, parent=qcow2.backing(file))
-    if find(made.chain) or store.have(made.parent) is None or not _keys(record.dir.provisional):
+    if (find(made.chain) and not again) or store.have(made.parent) is None or not _keys(record.dir.provisional):
         return None
     _put_beside(record.dir.provisional, made)
     part = store.partial(index_key(made.chain))

@@ -48,6 +48,7 @@ class Running:
     fresh: bool  # it was started just now
 
 
+WAITS_FOR_MEMORY = "it waits for its saved memory"
 NO_SOCKETS = "a process has its disk open, but the sockets by which devbox reaches it were deleted"
 
 # QEMU's run states in which the guest stands still, and what to say about them.
@@ -57,7 +58,7 @@ _PAUSED = {
     "guest-panicked": "the guest's kernel panicked",
     "shutdown": "the guest is shut down",
     "watchdog": "the watchdog stopped it",
-    "inmigrate": "it waits for its saved memory",
+    "inmigrate": WAITS_FOR_MEMORY,
     "postmigrate": "its memory was being saved",
 }
 _RESUMABLE = {"paused", "io-error", "prelaunch", "postmigrate", "suspended", "finish-migrate", "save-vm"}

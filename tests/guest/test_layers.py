@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,3 +191,35 @@ def test_a_kill_while_a_layer_is_made(person: dict[str, str], module: str, name:
     assert "Kept as a layer" in again or "Start from the layer" in again
     assert verified(made)
     assert made.devbox("destroy", "--yes").returncode == 0
+
+
+STEPS = """\
+  - name: quick
+    file: {path: /etc/thing, content: hello}
+"""
+
+
+def test_a_memory_that_is_missing_or_spoilt_is_made_again(person: dict[str, str]) -> None:
+    head, _, _ = DEVBOXFILE.partition("secrets:")
+    made = checkout("one", person, text=f"{head}provision:\n{STEPS}")
+    templates = Path(person["DEVBOX_CACHE_DIR"]) / "templates"
+
+    def anew() -> bool:
+        """Whether another machine of the file goes on from a memory; its step holds whichever way."""
+        assert made.devbox("destroy", "--yes").returncode == 0
+        warm = "Go on from the memory" in up(made)
+        assert says(made, "cat /etc/thing") == "hello"
+        return warm
+
+    up(made)
+    assert anew()
+    shutil.rmtree(templates)
+    assert not anew()
+    assert anew()
+    for state in templates.glob("*/state"):
+        state.chmod(0o600)
+        state.write_bytes(b"spoilt")
+    assert made.devbox("destroy", "--yes").returncode == 0
+    assert "could not be used" in up(made)
+    assert anew()
+    assert verified(made)
