@@ -46,6 +46,7 @@ def reach(folder: Path, asked: Asked, machine: str) -> Agreed:
     """The project as its machine can be had now, with the image it is or will be made from."""
     from devbox.commands import approval, beside, converge, locking, rebuild, steps, target
     from devbox.config import build
+    from devbox.disk import unmade
     from devbox.machine import host
 
     declared, locked = build.load(paths.find_project(folder)), asked.locked
@@ -62,6 +63,8 @@ def reach(folder: Path, asked: Asked, machine: str) -> Agreed:
         facts = host.probe(project.machine.arch, accel=asked.accel)
     again = records.find(project.root, machine)
     image = locking.find_image(rebuild.as_made(declared, again, quiet=True), again, locked=locked)
+    if again:
+        unmade.forget_outdated(again, project.machine, image, firmware(project.machine, image))
     return Agreed(project, image, facts, converging.foreseen)
 
 

@@ -2,7 +2,7 @@ import json
 import os
 import shutil
 import threading
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from devbox import paths
 from devbox.box.store import Image
 from devbox.config.model import Arch, Firmware
-from devbox.disk import hint, trash
+from devbox.disk import hint, trash, unmade
 from devbox.disk import record as records
 from devbox.disk.record import Damaged, Record
 from devbox.errors import DevboxError
@@ -321,3 +321,19 @@ def test_a_record_from_before_a_field_was_kept_is_whole(tmp_path: Path) -> None:
     (read,) = records.all_records()
     assert isinstance(read, Record)
     assert (read.id, read.layer, read.groups) == (made.id, "", ())
+
+
+def test_a_record_that_never_got_a_disk_binds_nobody(tmp_path: Path, image: Image) -> None:
+    """A first `up` that was killed early, and a Devboxfile or a box that has changed since."""
+    root = tmp_path / "project"
+    made = make(root, image)
+    spec = machines.project(root).machine
+    assert not unmade.forget_outdated(made, spec, image, Firmware.BIOS), "it is what is asked for"
+    larger = replace(spec, disk=spec.disk * 2)
+    made.dir.disk.touch()
+    assert not unmade.forget_outdated(made, larger, image, Firmware.BIOS), "it has a disk"
+    made.dir.disk.unlink()
+    assert unmade.forget_outdated(made, larger, image, Firmware.BIOS)
+    assert records.find(root) is None
+    again = make(root, image)
+    assert unmade.forget_outdated(again, spec, replace(image, sha256="0" * 64), Firmware.BIOS)
