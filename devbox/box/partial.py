@@ -163,7 +163,7 @@ def full(folder: Path, more: str = "") -> DevboxError:
     return DevboxError(
         "store.full",
         f"There is not enough space for the image in {folder}.{more}",
-        hint="Remove what no machine uses: devbox box prune. Or set DEVBOX_CACHE_DIR to a folder on a larger disk",
+        hint="Free what no machine uses: devbox gc. Or set DEVBOX_CACHE_DIR to a folder on a larger disk",
     )
 
 

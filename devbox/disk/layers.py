@@ -239,28 +239,6 @@ def entries() -> tuple[Entry, ...]:
     return tuple(sorted(made, key=lambda one: (one.layer.created, one.depth)))
 
 
-def remove(entry: Entry) -> bool:
-    """Remove the layer and its keys; False where it has just been asked for, or another layer stands on it.
-
-    A machine that stands on it has its own hold, and goes on; whoever calls this spares it nevertheless.
-    """
-    layer = entry.layer
-    with store.blob_lock(layer.sha256):
-        if _asked(layer) != entry.asked or any(one.parent == layer.sha256 for one in _layers()):
-            return False
-        if store.leads_to(index_key(layer.chain)) == layer.sha256:
-            store.forget(index_key(layer.chain))
-        layer.blob.unlink(missing_ok=True)
-        store.record_path(layer.sha256).unlink(missing_ok=True)
-    shutil.rmtree(layer.folder, ignore_errors=True)
-    return True
-
-
-def held() -> frozenset[str]:
-    """The sha256 of every layer and of every image that one stands on: what `devbox box prune` must leave."""
-    return frozenset(sha256 for layer in _layers() for sha256 in (layer.sha256, layer.image))
-
-
 def _layers() -> Iterator[Layer]:
     try:
         names = sorted(os.listdir(paths.layers_dir()))  # noqa: PTH208 - names

@@ -134,7 +134,7 @@ def _save_failed(why: str) -> DevboxError:
     return DevboxError(
         "machine.memory-save",
         f"The machine's memory could not be saved{': the disk of this computer is full' if full else ''}.",
-        hint="Make room, for example with `devbox box prune`, and try again." if full else "",
+        hint="Make room, for example with `devbox gc`, and try again." if full else "",
         details=why,
     )
 

@@ -246,7 +246,7 @@ def _qemu_img(*words: str | Path) -> str:
         raise DevboxError(
             "snapshot.failed",
             "The disk of this computer is full." if full else "qemu-img could not do it.",
-            hint="Make room, for example with `devbox box prune`." if full else "",
+            hint="Make room, for example with `devbox gc`." if full else "",
             details=done.error_text,
         )
     return done.text

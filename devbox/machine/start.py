@@ -140,6 +140,6 @@ _EXPLAINED = (
         r"No space left on device",
         "machine.host-disk-full",
         "This computer's disk is full.",
-        "Free some space, then run `devbox up` again; `devbox box prune` removes images that no machine uses.",
+        "Free some space, then run `devbox up` again; `devbox gc` frees what no machine uses.",
     ),
 )

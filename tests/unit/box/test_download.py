@@ -244,7 +244,7 @@ def test_a_full_disk_keeps_what_came(torture: Torture, tmp_path: Path) -> None:
         refused("store.full", torture.add("/known", Resource(BODY)), part)
         assert part.stat().st_size == 0  # said before the first byte
         error = refused("store.full", torture.add("/unknown", Resource(BODY, length=None)), part)
-        assert "devbox box prune" in error.hint
+        assert "devbox gc" in error.hint
         assert part.stat().st_size >= 256 << 10
         assert part.read_bytes() == BODY[: part.stat().st_size]
     finally:
