@@ -6,7 +6,6 @@ asked for a moment ago. Each file is looked at again under its lock before it go
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from devbox.box.references import Stored, Uses
 from devbox.errors import DevboxError
 
 DAY = 86400.0
+_NEVER = 1000 * 365 * DAY
 _LEFTOVER = 3600.0  # seconds; index files and a layer's keys are written a moment before their blob is there
 
 
@@ -79,7 +79,7 @@ def prune(uses: Uses, *, dry_run: bool, rules: Rules = Rules()) -> Pruned:  # no
 
 def prune_layers(uses: Uses, *, dry_run: bool, rules: Rules) -> Pruned:
     """The same for layers alone."""
-    found = [one for one in _blobs(uses, replace(rules, images=math.inf), dry_run=dry_run) if one.item.what == "layer"]
+    found = [one for one in _blobs(uses, replace(rules, images=_NEVER), dry_run=dry_run) if one.item.what == "layer"]
     return Pruned(tuple(one.item for one in found if one.goes), tuple(one.item for one in found if not one.goes))
 
 

@@ -84,7 +84,7 @@ def of(project_root: Path, machine: str) -> tuple[Data, ...]:
         and (not os.path.lexists(one.project) or one.project.samefile(root))
         and hint.older(root, one.created)
     ]
-    return (*here, *moved)
+    return tuple(sorted((*here, *moved), key=lambda one: one.name))
 
 
 def ensure(record: Record, disks: tuple["Disk", ...]) -> tuple[Attached, ...]:

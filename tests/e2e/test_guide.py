@@ -24,7 +24,7 @@ from tests.checkout import Checkout
 
 pytestmark = pytest.mark.e2e
 
-INTERNAL = {"mount", "settings"}
+INTERNAL = {"disk", "mount", "settings"}
 ONE_LINE = ("path: /etc/app.conf, src: files/app.conf", "path: /etc/app.conf, content: edited")
 
 HEAD = """\

@@ -260,9 +260,9 @@ def test_twenty_secrets_are_used_and_none_is_found(checkout: Checkout, vault: Va
     devbox("halt")
     searched = dict([*said, *files(checkout.env, checkout.root)])
     names = {Path(where).name for where, data in searched.items() if data}
-    assert {"disk.qcow2", "seed.iso", "serial.log", "log.jsonl", "outcome.json", "Devboxfile"} <= names
+    assert {"seed.iso", "serial.log", "log.jsonl", "outcome.json", "Devboxfile"} <= names
     holders = [Path(where).name for where, data in searched.items() if on_disk.encode() in data]
-    assert holders == ["disk.qcow2"], "the search does not find what is on the disk"
+    assert [name.partition("-")[0] for name in holders] == ["disk"], "the search does not find what is on the disk"
     assert [found for where, data in searched.items() for found in vault.found(where, data)] == []
     print(f"20 secrets: 0 found in {len(searched)} places, {sum(map(len, searched.values())) >> 20} MiB")
     devbox("destroy", "--yes")

@@ -277,3 +277,12 @@ def test_ansible_collections_and_checked_files_go_by_age() -> None:
 
 def test_an_empty_computer_has_nothing_to_free() -> None:
     assert gc() == Pruned((), ())
+
+
+def test_layers_alone_go_and_images_that_nobody_uses_stay(tmp_path: Path) -> None:
+    unused = blob("unused")
+    image = blob("image")
+    old, young = layer("old", image, size=MIB, days=40), layer("young", image, size=MIB, days=1)
+    done = garbage.collect_layers(POLICY, dry_run=False)
+    assert [item.digest for item in done.removed] == [old]
+    assert [there(each) for each in (unused, image, young)] == [True, True, True]
