@@ -156,7 +156,7 @@ def test_nothing_is_kept_with_a_layer_that_came_too_late(
     monkeypatch.setattr(quiesce, "quiet", lambda *_, **__: nullcontext())
     monkeypatch.setattr(cut, "freeze", freeze)
     monkeypatch.setattr(cut, "settle", lambda *_: None)
-    monkeypatch.setattr(layers, "publish", lambda record, made: None)
+    monkeypatch.setattr(layers, "publish", lambda record, made, **named: None)
     keeper.keep(2, None, while_stopped=saved.append)  # type: ignore[arg-type]
     assert saved == ["qmp"]
     assert keeper.sha256 == ""
