@@ -5,14 +5,11 @@ started as the file says, a running one gets what can be had live.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import typer
-
 from devbox import ui
-from devbox.commands import plan, rebuild, session, sleeping, survey
+from devbox.commands import asking, plan, rebuild, session, sleeping, survey
 from devbox.commands.survey import Plan
 from devbox.config import preferences
 from devbox.config.model import Firmware, Project
@@ -96,17 +93,15 @@ class Converging:
         days = preferences.load().trash_days  # a mistake in them is told before
         asked = " and ".join(map(rebuild.words, why))
         if not self._yes:
-            if not sys.stdin.isatty():
-                raise DevboxError(
+            asking.require_yes(
+                f"Make the machine anew, for {asked}? What is on its own disk goes, data disks are kept.",
+                unasked=DevboxError(
                     "destroy.unconfirmed",
                     f"This would make the machine anew, for {asked}, and there is no terminal to ask on.",
                     hint="Say it with `devbox up --recreate --yes`.",
                     exit_code=ExitCode.USAGE,
-                )
-            question = f"Make the machine anew, for {asked}? What is on its own disk goes, data disks are kept."
-            if not ui.confirm(question):
-                ui.note("Nothing was changed.")
-                raise typer.Exit(ExitCode.FAILED)
+                ),
+            )
         ready()
         with records.locked(record), ui.step("Destroy the old machine; its data disks are kept"):
             lifecycle.destroy(record)

@@ -1,12 +1,11 @@
 """`devbox destroy`: the only verb that removes a disk, and it says which before it does."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from devbox import ui
-from devbox.commands import beside, target
+from devbox.commands import asking, beside, target
 from devbox.commands.beside import MachineOption
 from devbox.config import preferences
 from devbox.disk import data as data_disks
@@ -30,16 +29,16 @@ def destroy(
     if data and disks:
         size = f"{size}, and the data disks {', '.join(one.name for one in disks)}"
     if not yes:
-        if not sys.stdin.isatty():
-            raise DevboxError(
+        asking.require_yes(
+            f"Delete the {named} of {record.project} and all that is on its disk ({size})?",
+            unasked=DevboxError(
                 "destroy.unconfirmed",
                 f"This would delete the {named} of {record.project} ({size}), and there is no terminal to ask on.",
                 hint=f"Say it with `devbox destroy --yes{beside.option(machine)}`.",
                 exit_code=ExitCode.USAGE,
-            )
-        if not ui.confirm(f"Delete the {named} of {record.project} and all that is on its disk ({size})?"):
-            ui.note("Nothing was deleted.")
-            raise typer.Exit(ExitCode.FAILED)
+            ),
+            unchanged="Nothing was deleted.",
+        )
     with records.locked(record), ui.step(f"Destroy the {named} of {record.project}"):
         lifecycle.destroy(record)
         gone = data_disks.discard(record.project, record.machine) if data else ()

@@ -1,12 +1,11 @@
 """`devbox snapshot …`: the machine as it is, under a name, and back to it: disk, memory, journal and all."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from devbox import ui
-from devbox.commands import beside, sleeping, target
+from devbox.commands import asking, beside, sleeping, target
 from devbox.commands.beside import MachineOption
 from devbox.disk import record as records
 from devbox.disk.record import Record
@@ -148,16 +147,15 @@ def _find(record: Record, name: str) -> Snapshot:
 
 
 def _confirm(record: Record, name: str) -> None:
-    if not sys.stdin.isatty():
-        raise DevboxError(
+    asking.require_yes(
+        f"Go back to `{name}`, and give up what the machine and its disk are now?",
+        unasked=DevboxError(
             "snapshot.unconfirmed",
             f"This would give up what the machine of {record.project} is now, and there is no terminal to ask on.",
             hint=f"Say it with `devbox snapshot restore --yes {name}`, or keep it: `devbox snapshot save now`.",
             exit_code=ExitCode.USAGE,
-        )
-    if not ui.confirm(f"Go back to `{name}`, and give up what the machine and its disk are now?"):
-        ui.note("Nothing was changed.")
-        raise typer.Exit(ExitCode.FAILED)
+        ),
+    )
 
 
 def _row(record: Record, one: Snapshot) -> dict[str, str | int]:
