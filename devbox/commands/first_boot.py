@@ -6,7 +6,6 @@ run included, goes by the disk's own boot loader. Whatever fails on this way lea
 """
 
 import os
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from devbox.machine.argv import DirectBoot, VmSpec
 if TYPE_CHECKING:
     from devbox.box.store import Image
     from devbox.guest.adopt import Setup
-    from devbox.guest.connection import FabricGuest
     from devbox.machine.host import HostFacts
     from devbox.machine.lifecycle import Running
 
@@ -96,11 +94,13 @@ def finish(running: "Running", machine: MachineSpec, vm: VmSpec, facts: "HostFac
 
 
 def _set_up(running: "Running", machine: MachineSpec, facts: "HostFacts") -> None:
+    from devbox.commands import session
     from devbox.guest import adopt
 
     record = running.record
     known = first_boot.is_adopted(record)
-    with _connected(running, facts, user=record.user if known else "root") as guest:
+    where = replace(session.endpoint(record, running.observation), user=record.user if known else "root")
+    with session.reach(record, where, slowdown=facts.slowdown, fresh=running.fresh) as guest:
         timeout = _SETUP * facts.slowdown
         if not known:
             with ui.step("Set the guest up"):
@@ -121,21 +121,6 @@ def _setup(record: Record, machine: MachineSpec) -> "Setup":
         key=keys.make(identity.at_boot(record).login_key),
         hostname=machine.hostname,
         mac=record.mac,
-    )
-
-
-def _connected(running: "Running", facts: "HostFacts", *, user: str) -> "FabricGuest":
-    from devbox.commands import session
-    from devbox.guest import connection, ready
-
-    record = running.record
-    endpoint = replace(session.endpoint(record, running.observation), user=user)
-
-    if not running.fresh:
-        with suppress(DevboxError):  # An `up` before this one was interrupted, and the guest may have come up since.
-            return connection.connect(endpoint, 5.0)
-    return ready.wait(
-        endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=lambda: session.ended(record)
     )
 
 

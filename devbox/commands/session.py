@@ -4,20 +4,27 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from devbox import proc
 from devbox.commands import target
 from devbox.disk import identity
 from devbox.disk import record as records
 from devbox.disk.record import Record
+from devbox.errors import DevboxError
 from devbox.guest import openssh
 from devbox.guest.openssh import Endpoint, Keys
 from devbox.machine import lifecycle, started
 from devbox.machine.lifecycle import Observation, State
 from devbox.share import folders
 
+if TYPE_CHECKING:
+    from devbox.guest.connection import FabricGuest
+
+_AT_ONCE = 5.0  # seconds in which a guest that is up answers
 ENVIRONMENT = "/etc/profile.d/devbox.sh"  # the Devboxfile's `env`, written by provisioning
 
 
@@ -62,6 +69,20 @@ def ended(record: Record) -> str | None:
     if seen.state in {State.RUNNING, State.NOT_ANSWERING}:
         return None
     return f"{seen.state} {seen.reason}".strip()
+
+
+def reach(record: Record, where: Endpoint, *, slowdown: float, fresh: bool = False) -> "FabricGuest":
+    """The connection to the guest, once it answers with its pinned key: at once, unless it has been started just now
+    (`fresh`) or is starting again.
+    """
+    door = None if fresh else openssh.knock(where)
+    # Fabric is imported only now: the guest boots or answers meanwhile, so its 0.2 s cost nothing.
+    from devbox.guest import connection, ready
+
+    if not fresh:
+        with suppress(DevboxError):  # It may still be booting, if an earlier `up` was interrupted.
+            return connection.connect(where, _AT_ONCE, via=door)
+    return ready.wait(where, slowdown=slowdown, serial_log=record.dir.serial_log, alive=lambda: ended(record))
 
 
 def power_off(record: Record) -> bool:

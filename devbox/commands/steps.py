@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.guest import openssh
-from devbox.guest.openssh import Endpoint
 from devbox.machine import changes, lifecycle, started
 from devbox.machine.lifecycle import Observation
 from devbox.provision import apply, bind, rendering, secrets, settings
@@ -137,19 +135,10 @@ def context_of(project: Project, record: Record, seen: Observation, *, slowdown:
         ports=ports,
         slowdown=slowdown,
         proxies=settings.proxy_environment(project.machine.proxy, os.environ),
-        connect=lambda: _connect_again(where, record, slowdown),
+        connect=lambda: session.reach(record, where, slowdown=slowdown),
         endpoint=where,
         secret_key=secrets.key(record.dir.login_key) if project.machine.secrets else b"",
     )
-
-
-def _connect_again(where: Endpoint, record: Record, slowdown: float) -> "Guest":
-    """A further connection, whatever the guest is doing: it may be starting again just now."""
-    from devbox.guest import connection, ready
-
-    with suppress(DevboxError):
-        return connection.connect(where, 5.0)
-    return ready.wait(where, slowdown=slowdown, serial_log=record.dir.serial_log, alive=lambda: session.ended(record))
 
 
 def port_numbers(project: Project, forwards: Sequence[Forward]) -> Mapping[str, int]:

@@ -8,7 +8,7 @@ machine the same lines do nothing, and after a kill anywhere they go on from wha
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -22,7 +22,6 @@ from devbox.commands.agreement import Asked
 from devbox.commands.beside import MachineOption
 from devbox.config.model import MachineSpec, Project
 from devbox.disk import record as records
-from devbox.errors import DevboxError
 
 if TYPE_CHECKING:
     from devbox.box.store import Image
@@ -108,7 +107,7 @@ def reach(
 
     With `layers` a new machine begins with one where one fits, and its first steps are carried out and kept.
     """
-    from devbox.commands import first_boot, layering, renewal, steps, warm
+    from devbox.commands import first_boot, layering, renewal, session, steps, warm
     from devbox.disk import overlay, seed
     from devbox.machine import started
 
@@ -122,7 +121,9 @@ def reach(
         begun = monotonic()
         running = _start(record, vm, facts, birth)
         running = first_boot.finish(running, project.machine, birth.vm, facts)
-        machine, seen, guest = project.machine, running.observation, _connect(running, facts)
+        machine, seen = project.machine, running.observation
+        where = session.endpoint(record, seen)
+        guest = session.reach(record, where, slowdown=facts.slowdown, fresh=running.fresh)
         if running.fresh:
             started.corrected(record, seconds=monotonic() - begun)
         again, slowdown = birth.remakes, facts.slowdown
@@ -180,22 +181,3 @@ def _start(record: "Record", vm: "VmSpec", facts: "HostFacts", birth: "Birth") -
         running = birth.start()
         step.title = f"{birth.title} {what}"
     return running
-
-
-def _connect(running: "Running", facts: "HostFacts") -> "FabricGuest":
-    """The connection to the guest, once it answers with its pinned key."""
-    from devbox.commands import session
-    from devbox.guest import openssh
-
-    record = running.record
-    endpoint = session.endpoint(record, running.observation)
-    door = None if running.fresh else openssh.knock(endpoint)
-    # Fabric is imported only now: the guest boots or answers meanwhile, so its 0.2 s cost nothing.
-    from devbox.guest import connection, ready
-
-    if not running.fresh:
-        with suppress(DevboxError):  # It may still be booting, if an earlier `up` was interrupted.
-            return connection.connect(endpoint, 5.0, via=door)
-    return ready.wait(
-        endpoint, slowdown=facts.slowdown, serial_log=record.dir.serial_log, alive=lambda: session.ended(record)
-    )
