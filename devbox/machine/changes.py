@@ -14,6 +14,7 @@ from devbox.config import values
 from devbox.config.model import Disk, Firmware, FolderType, MachineSpec
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
+from devbox.machine import liveness
 from devbox.machine.started import Started
 from devbox.share.folders import Mount
 from devbox.share.ports import Forward
@@ -224,7 +225,7 @@ def _ports(wanted: Sequence[Forward], have: Sequence[Forward]) -> Iterator[Chang
         if old:
             gone.remove(old)
         effect, reason = Effect.LIVE, ""
-        if _is_way_in(new) and not any((*_door(one), one.guest) == (*_door(new), 22) for one in have):
+        if liveness.is_ssh(new) and not any((*_door(one), one.guest) == (*_door(new), 22) for one in have):
             effect, reason = Effect.RESTART, "a further way to SSH is told from devbox's own by a start only"
         yield Change("ports", effect, _port(old) if old else None, _port(new), reason)
     for lost in gone:
@@ -244,12 +245,7 @@ def _port(one: Forward) -> str:
 def live_forwards(wanted: Sequence[Forward], have: Sequence[Forward]) -> tuple[Forward, ...]:
     """The wanted ports that a running machine can have without a restart."""
     known = {(*_door(one), one.guest) for one in have}
-    return tuple(one for one in wanted if (*_door(one), one.guest) in known or not _is_way_in(one))
-
-
-def _is_way_in(one: Forward) -> bool:
-    """Whether it looks like devbox's own forward to SSH, which is told from others by the order of QEMU's start."""
-    return (one.protocol, one.bind, one.guest) == ("tcp", "127.0.0.1", 22)
+    return tuple(one for one in wanted if (*_door(one), one.guest) in known or not liveness.is_ssh(one))
 
 
 def _network(machine: MachineSpec, started: Started) -> Iterator[Change]:

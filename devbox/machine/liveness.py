@@ -41,12 +41,12 @@ class Peek:
     @property
     def ssh_port(self) -> int | None:
         """The host's port that leads to the guest's SSH: it is the first forward on QEMU's command line."""
-        return next((f.host for f in self.forwards if _is_ssh(f)), None)
+        return next((f.host for f in self.forwards if is_ssh(f)), None)
 
     @property
     def declared(self) -> tuple[Forward, ...]:
         """The forwards that the Devboxfile asks for: all but the one to SSH."""
-        ssh = next((f for f in self.forwards if _is_ssh(f)), None)
+        ssh = next((f for f in self.forwards if is_ssh(f)), None)
         return tuple(f for f in self.forwards if f is not ssh)
 
 
@@ -107,7 +107,8 @@ def peer_pid(line: socket.socket) -> int | None:
     return pid or None
 
 
-def _is_ssh(forward: Forward) -> bool:
+def is_ssh(forward: Forward) -> bool:
+    """Whether it looks like devbox's own forward to SSH, which is told from others by the order of QEMU's start."""
     return (forward.protocol, forward.bind, forward.guest) == ("tcp", "127.0.0.1", _GUEST_SSH_PORT)
 
 
