@@ -40,7 +40,7 @@ class Birth:
         self.vm = replace(vm, ram=memory.ram if memory else None)
         self._record, self._facts = start.record, facts
         self._template, self._memory, self._whole = found, memory, start.whole
-        self._keeps = keeps and facts.accelerator is not Accelerator.HVF  # not tried there yet
+        self._keeps = keeps
         self._aside: Path | None = None
 
     @property
@@ -124,12 +124,14 @@ class Birth:
 @contextmanager
 def birth(start: Start, vm: VmSpec, facts: HostFacts) -> Iterator[Birth]:
     """How the machine begins: by the memory of its layer where there is a fitting one. Says why where there is not."""
-    if vm.disks:  # their content is in no layer, and what the guest has in memory of them would be wrong
+    # The content of data disks is in no layer, and what the guest has in memory of them would be wrong. By hvf it was
+    # not tried yet.
+    if vm.disks or facts.accelerator is Accelerator.HVF:
         yield Birth(start, vm, facts, None, None, keeps=False)
         return
     found = _fitting(start, vm, facts)
     # Its own memory, as a file, is for what maps it beside QEMU: a folder's helper, and the next template.
-    makes_one = start.fresh and not (start.whole and found) and facts.accelerator is not Accelerator.HVF
+    makes_one = start.fresh and not (start.whole and found)
     with ram.fresh(vm.memory if makes_one or (found and vm.virtiofs) else None) as memory:
         if found and vm.virtiofs and not memory:
             found = None
@@ -141,7 +143,7 @@ def birth(start: Start, vm: VmSpec, facts: HostFacts) -> Iterator[Birth]:
 
 
 def _fitting(start: Start, vm: VmSpec, facts: HostFacts) -> Template | None:
-    if not start.fresh or start.layer is None or facts.accelerator is Accelerator.HVF:
+    if not start.fresh or start.layer is None:
         return None
     wanted = template.kind(vm, facts)
     found = template.find(start.layer.sha256, wanted)
