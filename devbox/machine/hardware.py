@@ -6,7 +6,7 @@ Written by every start, and read as a whole: whatever a start may choose comes a
 import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path, PurePath
@@ -15,15 +15,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from devbox import fs
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
+from devbox.machine import started
 from devbox.machine.argv import VmSpec
-
-_NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram", "disk")  # the record's, or of one run only
 
 
 def remember(vm: VmSpec, command: Sequence[str]) -> None:
     """Keep what is about to be started by this argument list."""
     disks = {device: str(path) for device, path in writable(command).items()}
-    fs.write_atomic(vm.dir.hardware, json.dumps({"machine": to_json(vm), "disks": disks}, indent=2).encode())
+    fs.write_atomic(vm.dir.hardware, json.dumps({"machine": started.chosen(vm), "disks": disks}, indent=2).encode())
 
 
 def last(record: Record) -> VmSpec:
@@ -59,11 +58,6 @@ def writable(command: Sequence[str]) -> Mapping[str, Path]:
     }
     devices = [device for option, device in described if option == "-device" and device.get("drive") in nodes]
     return {device["id"]: nodes[device["drive"]] for device in devices}
-
-
-def to_json(vm: VmSpec) -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads(json.dumps(asdict(vm), default=str))
-    return {name: value for name, value in kept.items() if name not in _NOT_CHOSEN}
 
 
 def from_json(raw: Mapping[str, Any], record: Record) -> VmSpec:

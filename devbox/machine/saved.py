@@ -15,7 +15,7 @@ from devbox import fs
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
-from devbox.machine import hardware
+from devbox.machine import hardware, started
 from devbox.machine.accelerator import Accelerator
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
@@ -63,7 +63,7 @@ def read(path: Path, record: Record) -> Saved:
 
 def to_json(saved: Saved) -> dict[str, Any]:
     words = {name: getattr(saved, name) for name in _WORDS}
-    return {"schema": _SCHEMA, **words, "stamp": list(saved.stamp), "machine": hardware.to_json(saved.vm)}
+    return {"schema": _SCHEMA, **words, "stamp": list(saved.stamp), "machine": started.chosen(saved.vm)}
 
 
 def from_json(raw: dict[str, Any], record: Record) -> Saved:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _RESTART = ("cpus", "memory", "network", "forwards", "mounts")
 _KEPT = (*_RESTART, "disks")
-_NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram")
+_NOT_CHOSEN = ("dir", "name", "uuid", "mac", "incoming", "ram", "disk")  # the record's, or of one run only
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Started:
 
 def save(record: Record, vm: "VmSpec") -> None:
     """Written before the start, so that no machine runs of which nothing is known."""
-    everything = whole(vm)
+    everything = chosen(vm)
     kept = {key: everything[key] for key in _KEPT}
-    _write(record, {**kept, "seconds": load(record).seconds, "whole": everything})
+    _write(record, {**kept, "seconds": load(record).seconds})
 
 
 def corrected(
@@ -56,8 +56,6 @@ def corrected(
     news = {"forwards": _plain(forwards), "mounts": _plain(mounts)}
     news = {key: value for key, value in news.items() if value is not None}
     after = {**stored, **news, **({} if seconds is None else {"seconds": round(seconds, 1)})}
-    if isinstance(stored.get("whole"), dict):
-        after["whole"] = {**stored["whole"], **news}
     if stored and after != stored:
         _write(record, after)
 
@@ -93,13 +91,13 @@ def named(record: Record, forwards: Sequence[Forward]) -> tuple[Forward, ...]:
 
 def differs(record: Record, vm: "VmSpec") -> tuple[str, ...]:
     """The keys of the Devboxfile that ask for something else than what runs; they take effect by a restart."""
-    stored, wanted = _stored(record), whole(vm)
+    stored, wanted = _stored(record), chosen(vm)
     names = {"forwards": "ports", "mounts": "folders"}
     return tuple(names.get(key, key) for key in _RESTART if stored and stored.get(key) != wanted[key])
 
 
-def whole(vm: "VmSpec") -> dict[str, Any]:
-    """All that a start may choose, as JSON values; what the record says, and what is of one run only, is left out."""
+def chosen(vm: "VmSpec") -> dict[str, Any]:
+    """All that a start may choose, as JSON values."""
     kept: dict[str, Any] = json.loads(json.dumps(asdict(vm), default=str))
     return {name: value for name, value in kept.items() if name not in _NOT_CHOSEN}
 
