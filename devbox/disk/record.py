@@ -4,21 +4,24 @@ No index and no status: machines are found by scanning their folders. The bindin
 its machine and a copied one never shares it. A folder appears under its final name only with its record inside.
 """
 
-import json
 import os
 import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from devbox import fs, paths, ui
 from devbox.config.choices import Arch, Firmware
 from devbox.disk import hint, keys
+from devbox.disk.record_file import Damaged as Damaged
+from devbox.disk.record_file import Record as Record
+from devbox.disk.record_file import read as read
+from devbox.disk.record_file import store as store
 from devbox.errors import DevboxError
 from devbox.paths import MachineDir
 
@@ -26,56 +29,8 @@ if TYPE_CHECKING:
     from devbox.box.store import Image
     from devbox.config.model import Project
 
-SCHEMA = 1
 MAIN = "default"  # the machine that a project has; another one stands beside it for a while
 _MACHINE_TYPES = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """Sizes are bytes. `image` is the sha256 of the blob that the disk stands on, `host_key` a public key line."""
-
-    id: str
-    project: Path
-    device: int
-    inode: int
-    name: str
-    machine: str
-    arch: Arch
-    image: str
-    image_format: str
-    image_label: str
-    os: str
-    lacks: tuple[str, ...]
-    firmware: Firmware
-    cpu: str
-    machine_type: str
-    disk_size: int
-    uuid: str
-    mac: str
-    user: str
-    uid: int
-    gid: int
-    host_key: str
-    created: str
-    shell: str = ""  # of the account; "" in a record from before it was kept, and then `groups` is not known either
-    groups: tuple[str, ...] = ()
-    source: str = ""  # which image was asked for, see `box.image.identity`; "" where it is not known
-    layer: str = ""  # the sha256 of the layer that its disk was made on, "" for the image itself
-    schema: int = SCHEMA
-
-    @property
-    def dir(self) -> MachineDir:
-        return MachineDir(self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A machine whose record cannot be read. Its disk is kept; only a person decides about it."""
-
-    id: str
-    folder: Path
-    reason: str
 
 
 def all_records() -> tuple[Record | Damaged, ...]:
@@ -173,14 +128,15 @@ def making() -> Iterator[None]:
 
 def beside(project_root: Path) -> tuple[Record, ...]:
     """The machines of this project other than its main one: clones, and that of a `verify`. Also where it has moved."""
-    root, info = project_root.absolute(), project_root.stat()
     others = [one for one in all_records() if isinstance(one, Record) and one.machine != MAIN]
-    return tuple(
-        one
-        for one in others
-        if one.project == root
-        or ((one.device, one.inode) == (info.st_dev, info.st_ino) and hint.older(root, one.created))
-    )
+    return tuple(one for one in others if belongs(one, project_root))
+
+
+def belongs(one: Record, project_root: Path) -> bool:
+    """Whether it is, or was, a machine of the project in this folder, which may have moved meanwhile."""
+    root, info = project_root.absolute(), project_root.stat()
+    same = (one.device, one.inode) == (info.st_dev, info.st_ino)
+    return one.project == root or (same and hint.older(root, one.created))
 
 
 @contextmanager
@@ -299,10 +255,6 @@ def _waiting(who: str) -> None:
     ui.note(f"Waiting for {who}")
 
 
-def store(folder: Path, record: Record) -> None:
-    fs.write_atomic(folder / "record.json", json.dumps(asdict(record), indent=2, default=os.fspath).encode())
-
-
 def _moved(record: Record, root: Path, place: tuple[int, int]) -> Record:
     ui.note(f"This project was at {record.project} before: its machine now belongs to {root}.")
     return _rebind(record, root, place)
@@ -321,50 +273,6 @@ def _is(folder: Path, place: tuple[int, int]) -> bool:
     except OSError:
         return False
     return (info.st_dev, info.st_ino) == place
-
-
-def read(folder: Path, id: str) -> Record | Damaged | None:
-    """The record in a folder, which may lie in the trash. None for one that holds no machine at all (a lock file made
-    while its machine was being destroyed).
-    """
-    try:
-        record = _parse(json.loads((folder / "record.json").read_bytes()))
-    except FileNotFoundError:
-        if not (folder / MachineDir(id).disk.name).exists():
-            return None
-        return Damaged(id, folder, "record.json is missing")
-    except (OSError, ValueError, RecursionError) as trouble:
-        return Damaged(id, folder, f"record.json: {trouble}")
-    if record.id != id:
-        return Damaged(id, folder, f"record.json: it is of machine {record.id}")
-    return record
-
-
-def _parse(raw: Any) -> Record:
-    if not isinstance(raw, dict):
-        raise ValueError("it is not a JSON object")
-    if raw.get("schema") != SCHEMA:
-        raise ValueError(f"its schema {raw.get('schema')!r} is not the {SCHEMA} that this devbox reads")
-    return Record(
-        **{field.name: _value(field.name, field.type, raw.get(field.name, _default(field))) for field in fields(Record)}
-    )
-
-
-def _default(field: Any) -> Any:
-    """What a record says by leaving a field out: it was written before there was one."""
-    return None if field.default is MISSING else field.default
-
-
-def _value(name: str, kind: Any, value: Any) -> Any:
-    if kind is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if kind is Path and isinstance(value, str) and value.startswith("/"):
-        return Path(value)
-    if kind in (str, Arch, Firmware) and isinstance(value, str):
-        return kind(value)
-    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise ValueError(f"`{name}` is missing or not of its kind")
 
 
 def _damaged(one: Damaged) -> DevboxError:
