@@ -10,6 +10,7 @@ from devbox import paths, ui
 from devbox.commands import beside
 from devbox.config import preferences
 from devbox.disk import data
+from devbox.disk import record as records
 from devbox.disk import undo as trashed
 from devbox.disk.undo import Destroyed
 from devbox.errors import DevboxError, ExitCode
@@ -45,7 +46,7 @@ def undo(
 def chosen(root: Path, which: str) -> Destroyed:
     """Raises `undo.none` and `undo.ambiguous`."""
     everything = trashed.destroyed()
-    mine = [one for one in everything if trashed.belongs(one, root)]
+    mine = [one for one in everything if records.belongs(one.record, root)]
     if not which:
         found = mine[:1]
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devbox import fs, paths
-from devbox.disk import hint
+from devbox.disk import hint, trash
 from devbox.disk import record as records
 from devbox.disk.record import MAIN, Damaged, Record
 from devbox.errors import DevboxError
@@ -22,33 +22,18 @@ class Destroyed:
     @property
     def size(self) -> int:
         """What the trash holds of it alone, in bytes."""
-        files = [path.lstat() for path in self.folder.rglob("*")]
-        return sum(info.st_blocks * 512 for info in files if info.st_nlink == 1)
+        return fs.allocated(self.folder)
 
 
 def destroyed() -> tuple[Destroyed, ...]:
     """The machines in the trash, the last destroyed first. One whose record cannot be read is left to `gc`."""
-    try:
-        folders = tuple(paths.trash_dir().iterdir())
-    except FileNotFoundError:
-        return ()
     found = []
-    for folder in folders:
+    for folder, _ in trash.entries():
         at, _, id = folder.name.partition("-")
-        if at.isdigit() and hint.is_id(id):
-            record = records.read(folder, id)
-            if record is not None and not isinstance(record, Damaged):
-                found.append(Destroyed(folder, int(at), record))
+        record = records.read(folder, id)
+        if record is not None and not isinstance(record, Damaged):
+            found.append(Destroyed(folder, int(at), record))
     return tuple(sorted(found, key=lambda one: (one.at, one.folder.stat().st_ctime_ns), reverse=True))
-
-
-def belongs(one: Destroyed, root: Path) -> bool:
-    """Whether it was a machine of the project in this folder, which may have moved meanwhile."""
-    if one.record.project == root.absolute():
-        return True
-    info = root.stat()
-    same = (one.record.device, one.record.inode) == (info.st_dev, info.st_ino)
-    return same and hint.older(root, one.record.created)
 
 
 def restore(one: Destroyed, root: Path, machine: str) -> Record:
