@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from devbox.provision import inputs
+from devbox.provision import fstab, inputs
 from devbox.provision.facts import Facts
 from devbox.provision.step import Action, Kind, Source, State
 
@@ -30,8 +30,7 @@ class Disk:
 
     @property
     def escaped(self) -> str:
-        """The path as /proc/mounts and fstab write it."""
-        return "".join(f"\\{ord(letter):03o}" if letter in " \t\\#" else letter for letter in self.path)
+        return fstab.escaped(self.path)
 
     @property
     def fstab(self) -> str:
@@ -146,21 +145,12 @@ if [ "$word" != "$sectors" ]; then
   printf '%s\\n' "$sectors" >"$grown"
 fi
 
-[ -e /etc/fstab ] || : >/etc/fstab
-{
-  while IFS= read -r line; do
-    case $line in *" $escaped "* | "UUID=$uuid "*) ;; *) printf '%s\\n' "$line" ;; esac
-  done </etc/fstab
-  printf '%s\\n' "$fstab"
-} >/etc/fstab.devbox
-chmod 0644 /etc/fstab.devbox
-mv -f /etc/fstab.devbox /etc/fstab
-! have systemctl || systemctl daemon-reload || :
+replaced() { case $1 in *" $escaped "* | "UUID=$uuid "*) ;; *) return 1 ;; esac; }
 """
 
 
 def apply(disk: Disk, facts: Facts) -> Action:  # noqa: ARG001
-    return Action(f"{disk.words}{_FIND}{_APPLY}".encode())
+    return Action(f"{disk.words}{_FIND}{_APPLY}{fstab.REPLACE}".encode())
 
 
 KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from devbox.provision import inputs
+from devbox.provision import fstab, inputs
 from devbox.provision.facts import Facts
 from devbox.provision.step import Action, Kind, Source, State
 
@@ -25,8 +25,7 @@ class Mount:
 
     @property
     def escaped(self) -> str:
-        """The path as /proc/mounts and fstab write it."""
-        return "".join(f"\\{ord(letter):03o}" if letter in " \t\\#" else letter for letter in self.path)
+        return fstab.escaped(self.path)
 
     @property
     def fstab(self) -> str:
@@ -64,16 +63,7 @@ mounted=''
 while read -r from to rest; do [ "$to" != "$escaped" ] || mounted=1; done </proc/mounts
 [ -z "$mounted" ] || umount "$path"
 mount -t "$type" -o "$options" "$tag" "$path"
-[ -e /etc/fstab ] || : >/etc/fstab
-{
-  while IFS= read -r line; do
-    case $line in *" $escaped "*) ;; *) printf '%s\\n' "$line" ;; esac
-  done </etc/fstab
-  printf '%s\\n' "$fstab"
-} >/etc/fstab.devbox
-chmod 0644 /etc/fstab.devbox
-mv -f /etc/fstab.devbox /etc/fstab
-! have systemctl || systemctl daemon-reload || :
+replaced() { case $1 in *" $escaped "*) ;; *) return 1 ;; esac; }
 """
 
 
@@ -83,7 +73,7 @@ def apply(mount: Mount, facts: Facts) -> Action:  # noqa: ARG001
         f"path={quote(mount.path)} escaped={quote(mount.escaped)} type={mount.type} tag={quote(mount.tag)}\n"
         f"options={quote(mount.options)} fstab={quote(mount.fstab)} modules='{modules}'\n"
     )
-    return Action(f"{words}{_APPLY}".encode())
+    return Action(f"{words}{_APPLY}{fstab.REPLACE}".encode())
 
 
 KIND = Kind(parse=parse, probe=probe, desired=desired, apply=apply)
