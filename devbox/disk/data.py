@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devbox import fs, paths, proc, ui
-from devbox.disk import hint, trash
+from devbox.disk import enlarge, hint, trash
 from devbox.disk.record import Record
 from devbox.errors import DevboxError, ExitCode
 from devbox.paths import MachineDir
@@ -162,15 +162,7 @@ def _ready(one: Data, record: Record, disk: "Disk") -> Attached:
             hint="See `devbox list`; destroy that one, or give the disk another name in the Devboxfile.",
         )
     if disk.size > one.size:
-        tool = proc.find_tool("qemu-img")
-        done = proc.run([tool, "resize", "-q", "-f", "qcow2", one.disk, str(disk.size)], timeout=120)
-        if done.status != 0:
-            raise DevboxError(
-                "disk.grow-failed",
-                f"The data disk `{one.name}` could not grow to {ui.size(disk.size)}.",
-                hint="Stop the machine with `devbox halt` and try again.",
-                details=done.error_text,
-            )
+        enlarge.enlarge(one.disk, disk.size, f"The data disk `{one.name}`")
     info = record.project.stat()
     now = replace(
         one,

@@ -17,12 +17,11 @@ from devbox import fs, proc, ui
 from devbox.box import qcow2
 from devbox.box.store import Blob, Image
 from devbox.box.traits import Traits
-from devbox.disk import chain
+from devbox.disk import chain, enlarge
 from devbox.disk.record import Record, check_size, resized
 from devbox.errors import DevboxError, ExitCode
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of two files (btrfs, XFS)
-_HINT = "Install it (Debian, Ubuntu: `apt install qemu-utils`; macOS: `brew install qemu`)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +91,7 @@ def grow(record: Record, size: int) -> Record:
     refuse_to_shrink(record, size)
     if size == record.disk_size:
         return record
-    done = proc.run([_qemu_img(), "resize", "-q", "-f", "qcow2", record.dir.disk, str(size)], timeout=120)
-    if done.status != 0:
-        raise DevboxError(
-            "disk.grow-failed",
-            f"The disk could not grow to {ui.size(size)}.",
-            hint="Stop the machine with `devbox halt` and try again.",
-            details=done.error_text,
-        )
+    enlarge.enlarge(record.dir.disk, size, "The disk")
     return resized(record, size)
 
 
@@ -224,4 +216,4 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 def _qemu_img() -> Path:
-    return proc.find_tool("qemu-img", hint=_HINT)
+    return proc.find_tool("qemu-img", hint=enlarge.QEMU_IMG_HINT)
