@@ -22,6 +22,7 @@ from devbox.machine import argv, host, lifecycle, process
 from devbox.machine.argv import VmSpec
 from devbox.machine.host import HostFacts
 from devbox.machine.lifecycle import Running
+from tests.checkout import a_person
 from tests.tiny import default_cache, tiny_image
 
 AWKWARD = "st, \"a't e"  # a comma, quotes and spaces
@@ -87,6 +88,13 @@ def plain_name(folder: Path) -> Path:
     if not link.is_symlink():
         link.symlink_to(folder)
     return link
+
+
+@pytest.fixture(scope="module")
+def person() -> Iterator[dict[str, str]]:
+    """Somebody with folders of their own, for the tests of a module that use the installed command."""
+    with a_person() as env:
+        yield env
 
 
 @pytest.fixture

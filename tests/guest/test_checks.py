@@ -15,7 +15,7 @@ from xml.etree import ElementTree as xml
 
 import pytest
 
-from tests.checkout import Checkout, a_person
+from tests.checkout import Checkout
 from tests.guest.test_lifecycle import free_port
 from tests.guest.test_verbs import qemus
 from tests.tiny import default_cache, tiny_image
@@ -64,12 +64,6 @@ def test_commands(devbox_machine):
     with devbox_machine.sudo():
         assert devbox_machine.check_output("id -u") == "0"
 """
-
-
-@pytest.fixture(scope="module")
-def person() -> Iterator[dict[str, str]]:
-    with a_person() as env:
-        yield env
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import Checkout, a_person
+from tests.checkout import Checkout
 from tests.guest.test_verbs import project, status
 
 pytestmark = pytest.mark.guest
-
-
-@pytest.fixture(scope="module")
-def person() -> Iterator[dict[str, str]]:
-    with a_person() as env:
-        yield env
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import DEVBOX, Checkout, a_person
+from tests.checkout import DEVBOX, Checkout
 from tests.guest.test_verbs import qemus
 from tests.tiny import default_cache, tiny_image
 
@@ -41,12 +41,6 @@ STEPS = """\
   - name: c
     run: {run: "echo c+ >>ledger.ROUND; sleep 0.4; echo c- >>ledger.ROUND"}
 """
-
-
-@pytest.fixture(scope="module")
-def person() -> Iterator[dict[str, str]]:
-    with a_person() as env:
-        yield env
 
 
 @pytest.fixture(scope="module")

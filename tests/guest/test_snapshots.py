@@ -13,43 +13,28 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import Checkout, a_person
+from tests.checkout import Checkout
 from tests.guest.test_suspend import (
     COUNT,
-    DEVBOXFILE,
     KILLED,
     SERVE,
-    VIRTIOFS,
     begin,
     count,
     folder,
     guest,
     is_whole,
+    made,
     status,
 )
 from tests.guest.test_verbs import qemus
-from tests.tiny import default_cache, tiny_image
 
 pytestmark = pytest.mark.guest
 
 
 @pytest.fixture(scope="module")
-def person() -> Iterator[dict[str, str]]:
-    with a_person() as env:
-        yield env
-
-
-@pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory, person: dict[str, str]) -> Iterator[Checkout]:
     checkout = Checkout(tmp_path_factory.mktemp("snapshots"), person)
-    (checkout.root / "shared").mkdir()
-    (checkout.root / "shared" / "file").write_text("from the host\n")
-    image, sha256 = tiny_image(default_cache())
-    text = DEVBOXFILE.replace("IMAGE", str(image)).replace("SHA256", sha256)
-    checkout.write(text.replace(VIRTIOFS, ""))
-    assert checkout.devbox("up", "--approve=all").returncode == 0
-    record = folder(checkout) / "record.json"  # nothing says that this image can do it
-    record.write_text(json.dumps({**json.loads(record.read_text()), "lacks": []}))
+    text = made(checkout)
     assert checkout.devbox("halt").returncode == 0
     assert checkout.devbox("snapshot", "save", "stopped").returncode == 0
     checkout.write(text)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import Checkout, a_person
+from tests.checkout import Checkout
 from tests.guest.test_verbs import qemus
 from tests.tiny import default_cache, tiny_image
 
@@ -42,15 +42,8 @@ COUNT = "i=0; while :; do i=$((i+1)); echo $i >/dev/shm/new; mv /dev/shm/new /de
 SERVE = "mkdir -p /dev/shm/www && printf here >/dev/shm/www/index.html && busybox httpd -f -p 8080 -h /dev/shm/www"
 
 
-@pytest.fixture(scope="module")
-def person() -> Iterator[dict[str, str]]:
-    with a_person() as env:
-        yield env
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, person: dict[str, str]) -> Iterator[Checkout]:
-    checkout = Checkout(tmp_path_factory.mktemp("sleeper"), person)
+def made(checkout: Checkout) -> str:
+    """A machine that runs without its virtiofs folder, and the Devboxfile with it."""
     (checkout.root / "shared").mkdir()
     (checkout.root / "shared" / "file").write_text("from the host\n")
     image, sha256 = tiny_image(default_cache())
@@ -59,6 +52,13 @@ def one(tmp_path_factory: pytest.TempPathFactory, person: dict[str, str]) -> Ite
     assert checkout.devbox("up", "--approve=all").returncode == 0
     record = folder(checkout) / "record.json"  # nothing says that this image can do it
     record.write_text(json.dumps({**json.loads(record.read_text()), "lacks": []}))
+    return text
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, person: dict[str, str]) -> Iterator[Checkout]:
+    checkout = Checkout(tmp_path_factory.mktemp("sleeper"), person)
+    text = made(checkout)
     checkout.write(text)
     assert checkout.devbox("reload", "--approve=all").returncode == 0
     begin(checkout, COUNT)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import DEVBOX, Checkout, a_person
+from tests.checkout import DEVBOX, Checkout
 from tests.tiny import default_cache, tiny_image
 
 pytestmark = pytest.mark.guest
@@ -40,12 +40,6 @@ with socket.create_server(("127.0.0.1", 0)) as held:
     print(held.getsockname()[1], flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def person() -> Iterator[dict[str, str]]:
-    with a_person() as env:
-        yield env
 
 
 def project(folder: Path, env: dict[str, str]) -> Checkout:

@@ -11,6 +11,31 @@ from devbox.disk import record as records
 from devbox.disk.record import Record
 
 MIB = 1 << 20
+RECORD = Record(
+    id="0123456789ab",
+    project=Path("/p"),
+    device=1,
+    inode=2,
+    name="one",
+    machine="default",
+    arch=Arch.X86_64,
+    image="a" * 64,
+    image_format="qcow2",
+    image_label="tiny",
+    os="debian",
+    lacks=(),
+    firmware=Firmware.BIOS,
+    cpu="max",
+    machine_type="q35",
+    disk_size=1 << 30,
+    uuid="u",
+    mac="52:54:00:00:00:01",
+    user="dev",
+    uid=1000,
+    gid=1000,
+    host_key="k",
+    created="2026-01-01T00:00:00+00:00",
+)
 
 
 def project(root: Path, *, disk: int = 64 * MIB, arch: Arch = Arch.X86_64) -> Project:

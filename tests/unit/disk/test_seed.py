@@ -9,38 +9,25 @@ import pytest
 import yaml
 
 from devbox import proc
-from devbox.config.model import Arch, BoxRef, Firmware, MachineSpec, User
+from devbox.config.model import Arch, BoxRef, MachineSpec, User
 from devbox.disk import identity, seed
-from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from tests.unit.disk import machines
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "seed"
 
-RECORD = Record(
-    id="0123456789ab",
+RECORD = replace(
+    machines.RECORD,
     project=Path("/home/ann/project"),
-    device=1,
-    inode=2,
     name="hello",
-    machine="default",
-    arch=Arch.X86_64,
     image="0" * 64,
-    image_format="qcow2",
     image_label="debian-12",
-    os="debian",
     lacks=("9p",),
-    firmware=Firmware.BIOS,
     cpu="qemu64",
-    machine_type="q35",
     disk_size=20 << 30,
     uuid="c0ffee00-0000-4000-8000-000000000001",
     mac="52:54:00:12:34:56",
-    user="dev",
-    uid=1000,
-    gid=1000,
     host_key="ssh-ed25519 HOSTPUBLIC",
-    created="2026-01-01T00:00:00+00:00",
 )
 MACHINE = MachineSpec(
     name="default",

@@ -5,48 +5,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devbox import fs
-from devbox.config.model import Arch, Firmware
 from devbox.disk.record import Record
 from devbox.errors import DevboxError
 from devbox.machine import lifecycle
 from devbox.machine.lifecycle import Observation, State
+from tests.unit.disk import machines
 from tests.unit.machine import peers
 from tests.unit.machine.test_liveness import HOLD
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Iterator[Record]:
-    made = Record(
-        id="0123456789ab",
-        project=tmp_path,
-        device=1,
-        inode=2,
-        name="hello",
-        machine="default",
-        arch=Arch.X86_64,
-        image="0" * 64,
-        image_format="qcow2",
-        image_label="test",
-        os="debian",
-        lacks=(),
-        firmware=Firmware.BIOS,
-        cpu="max",
-        machine_type="q35",
-        disk_size=1 << 30,
-        uuid=peers.UUID,
-        mac="52:54:00:00:00:01",
-        user="dev",
-        uid=1000,
-        gid=1000,
-        host_key="ssh-ed25519 AAAA",
-        created="2026-01-01T00:00:00+00:00",
-    )
+    made = replace(machines.RECORD, project=tmp_path, uuid=peers.UUID)
     fs.make_private_dir(made.dir.folder)
     fs.make_private_dir(made.dir.runtime)
     made.dir.record.write_text("{}")
