@@ -48,14 +48,14 @@ class Converging:
         unwell = lifecycle.observe(record).state in {State.NOT_ANSWERING, State.DAMAGED}  # which `up` will say
         found = () if unwell else self._differences(record)
         if not found:
-            return rebuild.as_made(declared)
+            return rebuild.as_made(declared, record)
         made = self._plan(record, found, steps=steps)
         if made.of(Effect.LIVE, Effect.RESTART, Effect.STEP) or (made.changes and self._recreate):
             self._tell(made)
         if self._recreate and made.of(Effect.REBUILD):
             self._remove(record, made.of(Effect.REBUILD), ready)
             return declared
-        project = rebuild.as_made(declared)
+        project = rebuild.as_made(declared, record)
         if made.of(Effect.RESTART) and lifecycle.observe(record).state in _GOES_ON:
             self._restart(record, project, made.of(Effect.RESTART))
         return project
