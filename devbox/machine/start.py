@@ -54,8 +54,8 @@ def _first_answer(vm: VmSpec, pid: int, log_begin: int) -> liveness.Peek:
     deadline = time.monotonic() + _DEADLINE
     with Process(pid) as qemu:
         while time.monotonic() < deadline:
-            if (seen := liveness.peek(vm.dir.status)) and seen.uuid == vm.uuid:
-                return seen
+            if (seen := liveness.peek(vm.dir.status)) and seen.uuid == vm.uuid and seen.pid in (pid, None):
+                return seen  # Another start's QEMU may answer too: ours then ends by the lock on the pidfile, below.
             if qemu.wait(0.02):
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 raise explain(_tail(vm.dir.qemu_log, log_begin), status)

@@ -105,6 +105,17 @@ def test_two_starts_at_once_make_one_machine(machine: Machine) -> None:
     assert state(machine) is State.RUNNING
 
 
+def test_a_second_start_waits_for_its_own_qemu_to_end(machine: Machine) -> None:
+    """Else that one, slow on a busy computer, would take the machine over as soon as the first has stopped."""
+    first = start.start(machine.vm, machine.facts)
+    with pytest.raises(DevboxError) as caught:
+        start.start(machine.vm, machine.facts)
+    assert caught.value.id == "machine.starting"
+    assert machine.qemu() == first.pid
+    lifecycle.halt(machine.record, force=True)
+    assert machine.qemu() is None
+
+
 def test_a_hung_qemu_is_told_and_can_be_ended(machine: Machine) -> None:
     pid = machine.start().observation.pid
     assert pid is not None
