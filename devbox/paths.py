@@ -239,6 +239,42 @@ class MachineDir:
     def pidfile(self) -> Path:
         return self.runtime / "qemu.pid"
 
+    def socket(self, name: str) -> Path:
+        """Where a forwarded socket of the guest is on this computer."""
+        return self.runtime / f"{name}.fwd"
+
+    @property
+    def exports(self) -> Path:
+        return self.runtime / "exports"
+
+    def export(self, name: str) -> Path:
+        """Where an exported file of the guest is on this computer."""
+        return self.exports / name
+
+    @property
+    def supervise(self) -> Path:
+        """What the machine's supervisor is to hold."""
+        return self.folder / "supervise.json"
+
+    @property
+    def supervise_log(self) -> Path:
+        return self.folder / "supervise.log"
+
+    @property
+    def supervise_lock(self) -> Path:
+        """Locked by the supervisor while it lives, which is how it is known to."""
+        return self.runtime / "supervise.lock"
+
+    @property
+    def supervise_state(self) -> Path:
+        """What the supervisor holds, as it tells; true only while its lock is held."""
+        return self.runtime / "supervise.state"
+
+    @property
+    def line(self) -> Path:
+        """The control socket of the supervisor's own SSH connection."""
+        return self.runtime / "line.sock"
+
     def virtiofs(self, tag: str) -> Path:
         return self.runtime / f"{zlib.crc32(tag.encode()):08x}.fs"
 

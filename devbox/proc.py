@@ -159,6 +159,22 @@ def stream(argv: Argv, *, env: Mapping[str, str] | None = None) -> Child:
     )
 
 
+def converse(argv: Argv, *, env: Mapping[str, str] | None = None) -> Child:
+    """Start a program with a pipe on each of its three streams; the caller talks to it, ends and reaps it.
+
+    It is in a process group of its own, so that Ctrl-C at a terminal reaches it only through the caller.
+    """
+    return subprocess.Popen(
+        [os.fspath(word) for word in argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=base_environment(env),
+        cwd="/",
+        process_group=0,
+    )
+
+
 def follow(
     argv: Argv,
     *,

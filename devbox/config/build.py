@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from devbox import paths, ui
 from devbox.config import addresses, box_names, checks, document, local, remembered, secrets, steps, values
@@ -19,12 +19,14 @@ from devbox.config.model import (
     BoxRef,
     Digest,
     Disk,
+    Export,
     Firmware,
     Folder,
     MachineSpec,
     Network,
     Port,
     Project,
+    Socket,
     User,
 )
 from devbox.config.problems import Document, Place, fail, show
@@ -33,6 +35,7 @@ from devbox.errors import DevboxError, ExitCode
 from devbox.version import __version__
 
 FORMAT = 1
+N = TypeVar("N", Socket, Export)
 _NATIVE = {"x86_64": Arch.X86_64, "amd64": Arch.X86_64, "aarch64": Arch.AARCH64, "arm64": Arch.AARCH64}
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound to
 _LEAST_MEMORY = 64 << 20
@@ -139,6 +142,9 @@ def _machine(draft: Draft, root: Path, name: str, host: Host) -> MachineSpec:
         env=steps.env(draft, ("env",)),
         folders=_folders(draft, root, user),
         ports=_ports(draft),
+        auto_ports=draft.make(("auto_ports",), values.auto_ports, None),
+        sockets=_named(draft, "sockets", Socket),
+        exports=_named(draft, "exports", Export),
         network=Network(draft.get(("network",), "internet")),
         hosts=MappingProxyType({str(place[-1]): ip for place, ip in draft.each(("hosts",), values.address)}),
         dns=tuple(ip for _, ip in draft.each(("dns",), values.address)),
@@ -273,6 +279,16 @@ def _disks(draft: Draft, user: User) -> tuple[Disk, ...]:
             )
         found.append(disk)
     return tuple(found)
+
+
+def _named(draft: Draft, key: str, kind: type[N]) -> tuple[N, ...]:
+    """The sockets or exports: each has a path in the guest and a name of its own."""
+    found: dict[str, N] = {}
+    for place, one in draft.each((key,), lambda value: kind(values.guest_folder(value["guest"]), value["name"])):
+        if one.name in found:
+            draft.problem(place, f"the name `{one.name}` is taken by another one of them")
+        found[one.name] = one
+    return tuple(found.values())
 
 
 def _ports(draft: Draft) -> tuple[Port, ...]:

@@ -29,7 +29,16 @@ class FolderType(StrEnum):
     AUTO = "auto"
     VIRTIOFS = "virtiofs"
     NINEP = "9p"
+    SSHFS = "sshfs"
     RSYNC = "rsync"
+
+
+class SyncMode(StrEnum):
+    """Which way a folder of type rsync is kept the same."""
+
+    PUSH = "push"
+    PULL = "pull"
+    BOTH = "both"
 
 
 class When(StrEnum):

@@ -15,6 +15,7 @@ from devbox.config.choices import Boot as Boot
 from devbox.config.choices import Firmware as Firmware
 from devbox.config.choices import FolderType as FolderType
 from devbox.config.choices import Network as Network
+from devbox.config.choices import SyncMode as SyncMode
 from devbox.config.choices import When as When
 
 
@@ -66,6 +67,7 @@ class Folder:
     type: FolderType = FolderType.AUTO
     readonly: bool = False
     ignore: tuple[str, ...] = ()
+    mode: SyncMode = SyncMode.PUSH  # of rsync only
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,31 @@ class Port:
     bind: str = "127.0.0.1"
     protocol: str = "tcp"  # or "udp"
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoPorts:
+    """Which of the guest's listening TCP ports are forwarded: those of `first` to `last`, without the ignored ones."""
+
+    ignore: tuple[tuple[int, int], ...] = ((22, 22),)  # ranges, both ends included
+    first: int = 1
+    last: int = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A Unix socket of the guest that is to be on this computer, at `MachineDir.socket(name)`."""
+
+    guest: PurePosixPath
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A file of the guest that is copied to this computer, to `MachineDir.export(name)`."""
+
+    guest: PurePosixPath
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +197,9 @@ class MachineSpec:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     folders: tuple[Folder, ...] = ()
     ports: tuple[Port, ...] = ()
+    auto_ports: AutoPorts | None = None
+    sockets: tuple[Socket, ...] = ()
+    exports: tuple[Export, ...] = ()
     network: Network = Network.INTERNET
     hosts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # name → address
     dns: tuple[str, ...] = ()
@@ -180,6 +210,12 @@ class MachineSpec:
     steps: tuple[StepSpec, ...] = ()
     checks: tuple[Check, ...] = ()
     message: str = ""
+    # Of a machine among several of one file:
+    needs: tuple[str, ...] = ()  # the machines that are up and provisioned before this one starts
+    primary: bool = False  # the one that `ssh` and `run` mean without a name
+    autostart: bool = True  # whether `up` without names brings it up
+    address: str = ""  # its own on the machines' private network; "" where there is none
+    peers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # name → address, its own included
 
     @property
     def box(self) -> BoxRef:
@@ -190,7 +226,8 @@ class MachineSpec:
 class Project:
     root: Path  # the folder that holds the Devboxfile, absolute
     name: str
-    machine: MachineSpec
+    machine: MachineSpec  # the one that is meant: the file's only one, or one of `machines`
+    machines: tuple[MachineSpec, ...] = ()  # all of them in the file's order; empty where it has no `machines`
 
     @property
     def file(self) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from devbox.config.model import Disk, Folder, FolderType, Port
+from devbox.config.model import AutoPorts, Disk, Folder, FolderType, Port, SyncMode
 from devbox.config.problems import show
 
 _UNITS = {"B": 1} | {
@@ -93,6 +93,24 @@ def port(value: int | str | Mapping[str, Any]) -> Port:
     return made
 
 
+def auto_ports(value: bool | Mapping[str, Any]) -> AutoPorts | None:  # noqa: FBT001 - as it is written
+    """The rules; None: no port is found and forwarded."""
+    if not isinstance(value, Mapping):
+        return AutoPorts() if value else None
+    default = AutoPorts()
+    first, last = _port_range(value.get("range", f"{default.first}-{default.last}"))
+    ignore = tuple(_port_range(one) for one in value["ignore"]) if "ignore" in value else default.ignore
+    return AutoPorts(ignore, first, last)
+
+
+def _port_range(value: int | str) -> tuple[int, int]:
+    first, _, last = str(value).partition("-")
+    low, high = int(first), int(last or first)
+    if not 1 <= low <= high <= 65535:
+        raise Mistake(f"{show(value)} is not a range of ports: 1 to 65535, the smaller number first")
+    return low, high
+
+
 def disk(value: Mapping[str, Any], least: int) -> Disk:
     count = size(value["size"])
     if count < least:
@@ -123,6 +141,7 @@ def folder(value: str | Mapping[str, Any], root: Path) -> Folder:
         FolderType(value.get("type", "auto")),
         value.get("readonly", False),
         tuple(value.get("ignore", ())),
+        SyncMode(value.get("mode", "push")),
     )
 
 

@@ -5,13 +5,13 @@ join these in `commands/survey`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
 from devbox.config import values
-from devbox.config.model import Disk, Firmware, FolderType, MachineSpec
+from devbox.config.model import AutoPorts, Disk, Firmware, FolderType, MachineSpec
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.machine import liveness
@@ -91,7 +91,17 @@ def settings(machine: MachineSpec) -> dict[str, Any]:
         "proxy": machine.proxy,
         "secrets": {secret.name: str(secret) for secret in machine.secrets},
         "forward_agent": machine.forward_agent,
+        "auto_ports": _rules(machine.auto_ports),
+        "sockets": {socket.name: str(socket.guest) for socket in machine.sockets},
+        "exports": {export.name: str(export.guest) for export in machine.exports},
     }
+
+
+def _rules(auto: AutoPorts | None) -> str:
+    if auto is None:
+        return "none"
+    ignored = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in auto.ignore)
+    return f"{auto.first}-{auto.last}{f' without {ignored}' if ignored else ''}"
 
 
 def between(wanted: Wanted, have: Have) -> tuple[Change, ...]:
@@ -192,7 +202,7 @@ def _folders(wanted: Sequence[Mount], started: Started) -> Iterator[Change]:
 
 
 def _same_folder(one: Mount, other: Mount) -> bool:
-    return (one.host, one.type, one.readonly, one.ignore) == (other.host, other.type, other.readonly, other.ignore)
+    return replace(one, tag="", reason="") == replace(other, tag="", reason="")
 
 
 def _folder(mount: Mount | None) -> str | None:

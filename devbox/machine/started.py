@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from devbox import fs
-from devbox.config.choices import FolderType
+from devbox.config.choices import FolderType, SyncMode
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.share.folders import Mount
@@ -123,4 +123,5 @@ def _mount(entry: dict[str, Any]) -> Mount:
         readonly=bool(entry["readonly"]),
         ignore=tuple(entry["ignore"]),
         reason=entry["reason"],
+        mode=SyncMode(entry.get("mode", "push")),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from devbox.config.choices import FolderType
+from devbox.config.choices import FolderType, SyncMode
 from devbox.errors import DevboxError, ExitCode
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Mount:
     readonly: bool = False
     ignore: tuple[str, ...] = ()
     reason: str = ""
+    mode: SyncMode = SyncMode.PUSH  # of rsync only
 
 
 def plan(machine: "MachineSpec", lacks: Iterable[str], support: FolderSupport) -> tuple[Mount, ...]:
@@ -60,6 +61,7 @@ def _mount(folder: "Folder", machine: "MachineSpec", lacks: frozenset[str], supp
     obstacles = {
         FolderType.VIRTIOFS: _virtiofs_obstacle(lacks, support, readonly=folder.readonly),
         FolderType.NINEP: _ninep_obstacle(lacks, support),
+        FolderType.SSHFS: "sshfs is not there yet",
         FolderType.RSYNC: "",
     }
     if folder.type is FolderType.AUTO:
@@ -74,7 +76,7 @@ def _mount(folder: "Folder", machine: "MachineSpec", lacks: frozenset[str], supp
     else:
         chosen, reason = folder.type, "as the Devboxfile says"
     tag = f"devbox{zlib.crc32(os.fspath(folder.guest).encode()):08x}"  # 9p allows 31 bytes
-    return Mount(tag, folder.host, folder.guest, chosen, folder.readonly, folder.ignore, reason)
+    return Mount(tag, folder.host, folder.guest, chosen, folder.readonly, folder.ignore, reason, folder.mode)
 
 
 def _choose(obstacles: dict[FolderType, str], machine: "MachineSpec", support: FolderSupport) -> tuple[FolderType, str]:

@@ -9,7 +9,21 @@ from typing import Any
 
 import pytest
 
-from devbox.config.model import Arch, Boot, BoxRef, Disk, Firmware, FolderType, MachineSpec, Network, Secret, User
+from devbox.config.model import (
+    Arch,
+    AutoPorts,
+    Boot,
+    BoxRef,
+    Disk,
+    Export,
+    Firmware,
+    FolderType,
+    MachineSpec,
+    Network,
+    Secret,
+    Socket,
+    User,
+)
 from devbox.disk.data import Attached
 from devbox.disk.record import Record
 from devbox.machine import changes
@@ -155,6 +169,16 @@ TABLE: Mapping[str, tuple[tuple[Wanted, tuple[Row, ...]], ...]] = {
         (edited(secrets=(Secret("T", env="T"),)), (("secrets", L, None, "T=your environment variable T"),)),
     ),
     "forward_agent": ((edited(forward_agent=True), (("forward_agent", L, "false", "true"),)),),
+    "auto_ports": ((edited(auto_ports=AutoPorts()), (("auto_ports", L, "none", "1-65535 without 22"),)),),
+    "sockets": (
+        (
+            edited(sockets=(Socket(PurePosixPath("/run/d.sock"), "docker"),)),
+            (("sockets", L, None, "docker=/run/d.sock"),),
+        ),
+    ),
+    "exports": (
+        (edited(exports=(Export(PurePosixPath("/etc/k"), "kube"),)), (("exports", L, None, "kube=/etc/k"),)),
+    ),
     "provision": ((edited(steps=()), ()),),  # told by the probe run: tests/unit/commands/test_survey.py
 }  # fmt: skip
 CASES = [(key, wanted, rows) for key, cases in TABLE.items() for wanted, rows in cases]
